@@ -1,0 +1,18 @@
+"""The command `dsv4`. Each module of this folder parses, calls and prints one group of commands."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="dsv4",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="DeepSeek-V4: inspect, initialise, train and chat with a model in the released layout.",
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

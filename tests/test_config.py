@@ -1,0 +1,67 @@
+"""config.json in and out, presets, and the rules that reject a bad value."""
+
+import json
+
+import pytest
+
+from dsv4.config import Config, ConfigError, LayerKind
+
+
+def test_presets_have_the_released_layer_pattern():
+    flash, pro = Config.from_preset("flash"), Config.from_preset("pro")
+    assert flash.compress_ratios[:5] == (0, 0, 4, 128, 4) and len(flash.compress_ratios) == 44
+    assert pro.compress_ratios[:5] == (128, 128, 4, 128, 4) and len(pro.compress_ratios) == 62
+    assert flash.layer_kinds[:4] == (
+        LayerKind.SLIDING,
+        LayerKind.SLIDING,
+        LayerKind.CSA,
+        LayerKind.HCA,
+    )
+    assert pro.layer_kinds[0] is LayerKind.HCA
+
+
+def test_json_round_trip_keeps_unknown_fields(tmp_path):
+    config = Config.from_preset("nano")
+    values = config.to_dict() | {"a_later_field": {"x": [1, None]}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    read = Config.load(tmp_path)
+    assert read.extra == {"a_later_field": {"x": [1, None]}}
+    assert read.to_dict() == values
+    assert Config.from_dict(json.loads(read.to_json())) == read
+
+
+def test_layer_kind_is_apart_from_the_ratio():
+    small = Config(num_hidden_layers=3, compress_ratios=[0, 8, 32, 0])
+    assert small.layer_kinds == (LayerKind.SLIDING, LayerKind.CSA, LayerKind.HCA)
+    named = ["compressed_sparse_attention", "heavily_compressed_attention"]
+    same = Config(num_hidden_layers=2, compress_ratios=[8, 8], extra={"layer_types": named})
+    assert same.layer_kinds == (LayerKind.CSA, LayerKind.HCA)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 0}, ["hidden_size", "0", "at least 1"]),
+        ({"hidden_size": "256"}, ["hidden_size", "'256'", "integer"]),
+        ({"o_groups": 7}, ["o_groups", "7", "num_attention_heads"]),
+        ({"num_experts_per_tok": 300}, ["num_experts_per_tok", "300", "256"]),
+        ({"compress_ratios": [0, 4]}, ["compress_ratios", "43 layers"]),
+        ({"compress_ratios": [16] * 43}, ["compress_ratios", "layer_types"]),
+        ({"qk_rope_head_dim": 63}, ["qk_rope_head_dim", "63", "even"]),
+        ({"scoring_func": "softmax"}, ["scoring_func", "softmax", "sqrtsoftplus"]),
+        ({"rope_scaling": {"type": "linear"}}, ["rope_scaling", "yarn"]),
+        ({"rms_norm_eps": 0.0}, ["rms_norm_eps", "0.0", "positive"]),
+    ],
+)
+def test_invalid_value_names_field_value_and_rule(changes, words):
+    with pytest.raises(ConfigError) as error:
+        Config(**changes)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_unknown_preset_and_broken_json(tmp_path):
+    with pytest.raises(ConfigError, match="flash, pro, nano"):
+        Config.from_preset("mega")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        Config.load(tmp_path)

@@ -132,6 +132,14 @@ class Config:
         kinds = {0: LayerKind.SLIDING, hca: LayerKind.HCA, csa: LayerKind.CSA}
         return tuple(kinds[ratio] for ratio in ratios)
 
+    def kind(self, layer: int) -> LayerKind:
+        """The kind of main layer `layer`, or of the MTP block numbered after the last one."""
+        return self.layer_kinds[layer] if layer < self.num_hidden_layers else LayerKind.SLIDING
+
+    def is_hashed(self, layer: int) -> bool:
+        """Whether a layer's experts come from the token id; an MTP block's never do."""
+        return layer < min(self.num_hash_layers, self.num_hidden_layers)
+
     # ---- in and out ----------------------------------------------------------------------
 
     @classmethod

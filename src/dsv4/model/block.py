@@ -1,0 +1,86 @@
+"""One layer: attention, then MoE, each reading and writing the hc residual streams through mHC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.config import Config
+from dsv4.model.attention import Attention
+from dsv4.model.cache import LayerState
+from dsv4.model.layers import RMSNorm
+from dsv4.model.moe import MoE
+from dsv4.model.span import Span
+from dsv4.ops import hyper
+
+
+class Block(nn.Module):
+    """x [b, n, hc, d] → the same shape, through two sub-layers."""
+
+    def __init__(self, config: Config, layer: int, dtype: torch.dtype):
+        super().__init__()
+        self.config = config
+        d, hc = config.hidden_size, config.hc_mult
+        self.attn_norm = RMSNorm(d, config.rms_norm_eps, dtype)
+        self.attn = Attention(config, layer, dtype)
+        self.ffn_norm = RMSNorm(d, config.rms_norm_eps, dtype)
+        self.ffn = MoE(config, layer, dtype)
+        for part in ("attn", "ffn"):
+            for name, shape in (("fn", ((2 + hc) * hc, hc * d)), ("base", ((2 + hc) * hc,))):
+                self._parameter(f"hc_{part}_{name}", *shape)
+            self._parameter(f"hc_{part}_scale", 3)
+
+    def _parameter(self, name: str, *shape: int) -> None:
+        self.register_parameter(name, nn.Parameter(torch.empty(*shape, dtype=torch.float32)))
+
+    def forward(self, x: Tensor, ids: Tensor, span: Span, state: LayerState | None) -> Tensor:
+        """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]."""
+        x = self._connect("attn", x, lambda u: self.attn(self.attn_norm(u), span, state))
+        return self._connect("ffn", x, lambda u: self.ffn(self.ffn_norm(u), ids))
+
+    def _connect(self, part: str, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        pre, post, comb = hyper.coefficients(
+            x,
+            getattr(self, f"hc_{part}_fn"),
+            getattr(self, f"hc_{part}_scale"),
+            getattr(self, f"hc_{part}_base"),
+            iterations=self.config.hc_sinkhorn_iters,
+            eps=self.config.hc_eps,
+            norm_eps=self.config.rms_norm_eps,
+        )
+        return hyper.expand(x, sublayer(hyper.collapse(x, pre)), post, comb)
+
+
+class StreamHead(nn.Module):
+    """What turns streams into the input of the vocabulary projection.
+
+    A mixin without a constructor: the release keeps these tensors beside the module's own.
+    """
+
+    config: Config
+    hc_head_fn: Tensor
+    hc_head_base: Tensor
+    hc_head_scale: Tensor
+    norm: RMSNorm
+
+    def add_head(self, config: Config, dtype: torch.dtype) -> None:
+        """Register the head's parameters on this module."""
+        d, hc = config.hidden_size, config.hc_mult
+        for name, shape in (("fn", (hc, hc * d)), ("base", (hc,)), ("scale", (1,))):
+            parameter = nn.Parameter(torch.empty(shape, dtype=torch.float32))
+            self.register_parameter(f"hc_head_{name}", parameter)
+        self.norm = RMSNorm(d, config.rms_norm_eps, dtype)
+
+    def collapse(self, streams: Tensor) -> Tensor:
+        """streams [b, n, hc, d] → hidden [b, n, d], normalised."""
+        pre = hyper.head_coefficients(
+            streams,
+            self.hc_head_fn,
+            self.hc_head_scale,
+            self.hc_head_base,
+            eps=self.config.hc_eps,
+            norm_eps=self.config.rms_norm_eps,
+        )
+        return self.norm(hyper.collapse(streams, pre))

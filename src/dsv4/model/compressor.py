@@ -1,0 +1,88 @@
+"""Compressor of ratio m: entry_i = rotate(RMSNorm(Σ_t softmax_t(wgate u_t + ape) ⊙ wkv u_t), m·i).
+
+The sum runs over block i (HCA) or over blocks i−1 and i (CSA, overlapping). A query at t sees the
+entries i < (t + 1) // m; an unfinished block is decoding state, never an entry.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.model.cache import CompressorState
+from dsv4.model.layers import Float32Linear, RMSNorm
+from dsv4.model.span import Span
+from dsv4.ops import compress, rotary
+
+
+class Compressor(nn.Module):
+    """Compresses the layer input u into one entry of `channels` per `ratio` tokens."""
+
+    freqs: Tensor
+
+    def __init__(
+        self,
+        hidden: int,
+        channels: int,
+        ratio: int,
+        *,
+        overlaps: bool,
+        freqs: Tensor,
+        eps: float,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        self.ratio, self.overlaps = ratio, overlaps
+        width = 2 * channels if overlaps else channels
+        self.wkv = Float32Linear(hidden, width, dtype)
+        self.wgate = Float32Linear(hidden, width, dtype)
+        self.ape = nn.Parameter(torch.empty(ratio, width, dtype=torch.float32))
+        self.norm = RMSNorm(channels, eps, dtype)
+        self.register_buffer("freqs", freqs, persistent=False)
+
+    def forward(self, u: Tensor, span: Span, state: CompressorState | None) -> Tensor:
+        """u [b, n, d] → all entries so far [b, entries, channels]; `state` is updated."""
+        raw = torch.cat((self.wkv(u), self.wgate(u)), dim=-1)  # [b, n, 2·width], float32
+        new = self._close(raw, span, state).to(u.dtype)  # [b, closing, channels]
+        if state is None:
+            return new
+        state.tail.append(span, raw)
+        state.entries.append(span, self.ratio, new)
+        return state.entries.data
+
+    def _close(self, raw: Tensor, span: Span, state: CompressorState | None) -> Tensor:
+        """The entries of the blocks that the span closes: [b, closing, channels]."""
+        m, closing = self.ratio, span.closing(self.ratio)
+        if closing == 0:
+            return raw.new_zeros(raw.shape[0], 0, self.norm.weight.shape[0])
+        blocks = self._blocks(raw, span, state, closing)  # [b, closing (+ 1), m, 2·width]
+        values, scores = blocks.chunk(2, dim=-1)
+        scores = scores + self.ape
+        index = span.block_index(m)  # [b or 1, closing]
+        if self.overlaps:
+            values, scores = compress.overlap(values), compress.overlap(scores)
+            is_first_half = torch.arange(2 * m, device=raw.device) < m
+            nothing_before = (index == 0).unsqueeze(2) & is_first_half  # [b or 1, closing, 2m]
+            scores = scores.masked_fill(nothing_before.unsqueeze(3), -torch.inf)
+        entries = self.norm(compress.pool(values, scores).to(self.norm.weight.dtype))
+        return rotary.rotate(entries, rotary.phases(index * m, self.freqs))
+
+    def _blocks(
+        self, raw: Tensor, span: Span, state: CompressorState | None, closing: int
+    ) -> Tensor:
+        """Raw rows laid in blocks, beginning with the open block (CSA: the one before it)."""
+        m = self.ratio
+        before = max(start % m for start in span.starts) + (m if self.overlaps else 0)
+        if state is not None:
+            raw = torch.cat((state.tail.recent(span, before), raw), dim=1)
+        elif before:
+            raw = torch.cat((raw.new_zeros(raw.shape[0], before, raw.shape[2]), raw), dim=1)
+        length = m * (closing + 1 if self.overlaps else closing)
+        offset = span.block_offset(m)  # sequences may be at different places in a block
+        if offset is None:
+            rows = raw[:, :length]
+        else:
+            row = offset.unsqueeze(1) + torch.arange(length, device=raw.device)  # [b, length]
+            row = row.clamp(max=raw.shape[1] - 1)  # a sequence that closes fewer blocks
+            rows = raw.gather(1, row.unsqueeze(2).expand(-1, -1, raw.shape[2]))
+        return rows.unflatten(1, (-1, m))

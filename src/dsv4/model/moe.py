@@ -1,0 +1,97 @@
+"""Mixture of experts: y = Σ_{e in top-k} p_e · expert_e(x) + shared(x).
+
+s = √softplus(gate x);  chosen by s + bias (hash layers: by tid2eid[token id])
+p = routed_scaling_factor · s_chosen / Σ s_chosen
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsv4.config import Config
+from dsv4.model.layers import Linear
+from dsv4.ops.experts import gate_product, routed_experts
+
+
+class Gate(nn.Module):
+    """The router: learned scores, and a choice that is learned or fixed by token id."""
+
+    tid2eid: Tensor
+    bias: Tensor
+
+    def __init__(self, config: Config, *, hashed: bool, dtype: torch.dtype):
+        super().__init__()
+        shape = config.n_routed_experts, config.hidden_size
+        self.weight = nn.Parameter(torch.empty(shape, dtype=dtype))
+        self.topk, self.scaling, self.hashed = (
+            config.num_experts_per_tok,
+            config.routed_scaling_factor,
+            hashed,
+        )
+        if hashed:
+            table = torch.empty(config.vocab_size, self.topk, dtype=torch.int64)
+            self.register_buffer("tid2eid", table)
+        else:  # moved by load balance, never by a gradient
+            self.register_buffer("bias", torch.empty(config.n_routed_experts, dtype=torch.float32))
+
+    def forward(self, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """x [tokens, d], ids [tokens] → experts int64 [tokens, k], weights float32 [tokens, k]."""
+        scores = F.softplus(F.linear(x.float(), self.weight.float())).sqrt()  # [tokens, E]
+        if self.hashed:
+            indices = self.tid2eid[ids]
+        else:
+            indices = (scores.detach() + self.bias).topk(self.topk, dim=-1).indices
+        if self.training:  # read by the balance loss and the bias update
+            self.last_scores, self.last_indices = scores, indices
+        chosen = scores.gather(1, indices)
+        return indices, self.scaling * chosen / chosen.sum(-1, keepdim=True)
+
+
+class Experts(nn.Module):
+    """All routed experts of a layer, stacked: w1 and w3 [E, i, d], w2 [E, d, i]."""
+
+    def __init__(self, config: Config, dtype: torch.dtype):
+        super().__init__()
+        e, d, i = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.limit = config.swiglu_limit
+        self.w1 = nn.Parameter(torch.empty(e, i, d, dtype=dtype))
+        self.w2 = nn.Parameter(torch.empty(e, d, i, dtype=dtype))
+        self.w3 = nn.Parameter(torch.empty(e, i, d, dtype=dtype))
+
+    def forward(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        """x [tokens, d] → float32 [tokens, d]."""
+        return routed_experts(x, indices, weights, self.w1, self.w2, self.w3, self.limit)
+
+
+class SharedExpert(nn.Module):
+    """The expert that every token passes, with weight 1."""
+
+    def __init__(self, config: Config, dtype: torch.dtype):
+        super().__init__()
+        d, i = config.hidden_size, config.moe_intermediate_size
+        self.limit = config.swiglu_limit
+        self.w1, self.w3 = Linear(d, i, dtype), Linear(d, i, dtype)
+        self.w2 = Linear(i, d, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [tokens, d] → [tokens, d]."""
+        return self.w2(gate_product(self.w1(x), self.w3(x), self.limit).to(x.dtype))
+
+
+class MoE(nn.Module):
+    """Router, routed experts and the shared expert."""
+
+    def __init__(self, config: Config, layer: int, dtype: torch.dtype):
+        super().__init__()
+        self.gate = Gate(config, hashed=config.is_hashed(layer), dtype=dtype)
+        self.experts = Experts(config, dtype)
+        self.shared_experts = SharedExpert(config, dtype)
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        """x [b, n, d], ids [b, n] → [b, n, d]; summed in float32, cast once."""
+        rows = x.flatten(0, 1)
+        indices, weights = self.gate(rows, ids.flatten())
+        routed = self.experts(rows, indices, weights)
+        return (routed + self.shared_experts(rows).float()).to(x.dtype).view_as(x)

@@ -1,0 +1,182 @@
+"""Where the new tokens of one forward stand: positions start_b … start_b + n_b − 1 of sequence b.
+
+Everything that depends on positions alone (rotary phases, ring slots, masks, which blocks close) is
+worked out here once and shared by all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsv4.ops import rotary
+
+QUERY_BLOCK = 128  # queries attended at a time: bounds memory, and the waste of the window's band
+
+
+class QueryBlock(NamedTuple):
+    """Queries [first, last) of the span and the slice of window keys that they can see."""
+
+    first: int
+    last: int
+    keys: slice  # of `previous + n` window entries
+    mask: Tensor | None  # [b or 1, queries, keys], None where every key is visible
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a [batch · capacity] store to read or write, as flat indices."""
+
+    index: Tensor  # int64 [rows]
+    source: Tensor | None = None  # flat rows of the new tokens to write; None means all of them
+
+
+class Span:
+    """n new columns after `starts[b]` earlier tokens of each sequence.
+
+    `lengths[b] <= n` says how many columns of row b are real tokens; the rest is padding on the
+    right, which is computed but never stored.
+    """
+
+    def __init__(self, starts: list[int], n: int, lengths: list[int], window: int, device: Any):
+        self.starts, self.n, self.lengths, self.window = starts, n, lengths, window
+        self.device = device
+        self.uniform = len(set(starts)) == 1 and all(length == n for length in lengths)
+        self.previous = min(window - 1, max(starts))  # window entries read from the cache
+        self._memo: dict[tuple[Any, ...], Any] = {}
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    @cached_property
+    def start(self) -> Tensor:
+        """Tokens before the span: int64 [b, 1], or [1, 1] when all sequences agree."""
+        starts = self.starts[:1] if self.uniform else self.starts
+        return torch.tensor(starts, device=self.device).unsqueeze(1)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Position of each column: int64 [b or 1, n]."""
+        return self.start + torch.arange(self.n, device=self.device)
+
+    def phases(self, rope: str, freqs: Tensor) -> Tensor:
+        """Rotary phases of the columns by the frequencies named `rope`: [b or 1, n, r / 2]."""
+        return self._once(("phases", rope), lambda: rotary.phases(self.positions, freqs))
+
+    # ---- queries ---------------------------------------------------------------------------
+
+    @cached_property
+    def query_blocks(self) -> list[QueryBlock]:
+        """The span cut into blocks of queries, each with its window keys and mask."""
+        return [
+            self._query_block(first, min(first + QUERY_BLOCK, self.n))
+            for first in range(0, self.n, QUERY_BLOCK)
+        ]
+
+    def _query_block(self, first: int, last: int) -> QueryBlock:
+        low = max(0, first + self.previous - (self.window - 1))
+        high = last + self.previous
+        if self.uniform and last - first == 1:
+            return QueryBlock(first, last, slice(low, high), None)
+        key = torch.arange(low, high, device=self.device)
+        query = torch.arange(first, last, device=self.device).unsqueeze(1) + self.previous
+        mask = (key <= query) & (key > query - self.window)  # [queries, keys]
+        if not self.uniform:  # a short sequence has no tokens where a long one has
+            mask = mask & (key >= self.previous - self.start.unsqueeze(2))
+        return QueryBlock(first, last, slice(low, high), mask.view(-1, *mask.shape[-2:]))
+
+    def visible(self, ratio: int, block: QueryBlock) -> int:
+        """The most compressed entries that any query of the block sees."""
+        return (max(self.starts) + block.last) // ratio
+
+    def entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
+        """Entry i is seen from position t if i < (t + 1) // ratio: [b or 1, queries, entries]."""
+        return self._once(("mask", ratio, block.first), lambda: self._entries_mask(ratio, block))
+
+    def _entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
+        if self.uniform and (self.starts[0] + block.first + 1) // ratio == self.visible(
+            ratio, block
+        ):
+            return None
+        counts = (self.positions[:, block.first : block.last] + 1) // ratio
+        return torch.arange(self.visible(ratio, block), device=self.device) < counts.unsqueeze(2)
+
+    # ---- compressed blocks -------------------------------------------------------------------
+
+    def open_block(self, ratio: int) -> list[int]:
+        """Index of the first block that had not closed before the span."""
+        return [start // ratio for start in self.starts]
+
+    def closing(self, ratio: int) -> int:
+        """The most blocks that close in any sequence."""
+        ends = zip(self.starts, self.lengths, strict=True)
+        return max((start + length) // ratio - start // ratio for start, length in ends)
+
+    def total(self, ratio: int) -> int:
+        """The most entries of any sequence after the span."""
+        return max(s + length for s, length in zip(self.starts, self.lengths, strict=True)) // ratio
+
+    def block_index(self, ratio: int) -> Tensor:
+        """Indices of the closing blocks: int64 [b or 1, closing]."""
+        return self.start // ratio + torch.arange(self.closing(ratio), device=self.device)
+
+    def block_offset(self, ratio: int) -> Tensor | None:
+        """How far each sequence's open block begins behind the earliest one's: int64 [b].
+
+        None when all are at the same place in their block.
+        """
+        into = [start % ratio for start in self.starts]
+        if len(set(into)) == 1:
+            return None
+        return torch.tensor([max(into) - i for i in into], device=self.device)
+
+    # ---- rows of the stores --------------------------------------------------------------------
+
+    def recent(self, capacity: int, count: int) -> Tensor:
+        """Ring rows of the `count` positions before the span: flat int64 [b · count]."""
+        return self._once(("recent", capacity, count), lambda: self._recent(capacity, count))
+
+    def _recent(self, capacity: int, count: int) -> Tensor:
+        back = torch.arange(-count, 0, device=self.device)
+        return self._flat((self._starts_column() + back) % capacity, capacity)
+
+    def ring_rows(self, capacity: int) -> Rows:
+        """Ring rows that the new tokens fill: the last `capacity` real ones of each sequence."""
+        return self._once(("ring", capacity), lambda: self._ring_rows(capacity))
+
+    def _ring_rows(self, capacity: int) -> Rows:
+        column = torch.arange(self.n, device=self.device)
+        index = self._flat((self._starts_column() + column) % capacity, capacity)
+        if self.uniform and self.n <= capacity:
+            return Rows(index)
+        ends = torch.tensor(self.lengths, device=self.device).unsqueeze(1)
+        kept = ((column < ends) & (column >= ends - capacity)).flatten().nonzero().squeeze(1)
+        return Rows(index[kept], kept)
+
+    def entry_rows(self, ratio: int, capacity: int) -> Rows:
+        """Rows of an entry store that the closing blocks fill."""
+        return self._once(("entry", ratio, capacity), lambda: self._entry_rows(ratio, capacity))
+
+    def _entry_rows(self, ratio: int, capacity: int) -> Rows:
+        block = torch.arange(self.closing(ratio), device=self.device)
+        first = self._starts_column() // ratio
+        index = self._flat(first + block, capacity)
+        if self.uniform:
+            return Rows(index)
+        ends = self._starts_column() + torch.tensor(self.lengths, device=self.device).unsqueeze(1)
+        kept = (first + block < ends // ratio).flatten().nonzero().squeeze(1)
+        return Rows(index[kept], kept)
+
+    def _starts_column(self) -> Tensor:
+        return self.start.expand(len(self.starts), 1)
+
+    def _flat(self, rows: Tensor, capacity: int) -> Tensor:
+        offset = torch.arange(len(self.starts), device=self.device).unsqueeze(1) * capacity
+        return (rows + offset).flatten()

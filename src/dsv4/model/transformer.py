@@ -1,0 +1,138 @@
+"""The whole model: ids → embedding, repeated to hc streams → layers → collapse → logits.
+
+One forward for training, prefill and decode. With a cache the new tokens continue its sequences;
+without one they are whole sequences of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsv4.config import Config
+from dsv4.model.block import Block, StreamHead
+from dsv4.model.cache import Cache
+from dsv4.model.initial import initialize
+from dsv4.model.layers import Float32Linear
+from dsv4.model.mtp import MTPBlock
+from dsv4.model.span import Span
+
+
+class Transformer(StreamHead):
+    """DeepSeek-V4 at any size. Parameters are named as the released tensors are, except that the
+    routed experts of a layer are stacked (`ffn.experts.w1` [E, i, d]).
+
+    The weights are uninitialised: load a checkpoint or call `initialize(seed)`.
+    """
+
+    def __init__(self, config: Config, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        weight = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
+        self.layers = nn.ModuleList(
+            Block(config, layer, dtype) for layer in range(config.num_hidden_layers)
+        )
+        self.add_head(config, dtype)
+        self.head = Float32Linear(config.hidden_size, config.vocab_size, dtype)
+        self.mtp = nn.ModuleList(
+            MTPBlock(config, dtype) for _ in range(config.num_nextn_predict_layers)
+        )
+
+    def initialize(self, seed: int) -> None:
+        """Draw initial weights (see model/initial.py), the same for the same seed."""
+        initialize(self, self.config, seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.weight.device
+
+    def new_cache(self, batch: int) -> Cache:
+        """An empty cache for `batch` sequences."""
+        return Cache(self.config, batch, dtype=self.dtype, device=self.device)
+
+    def new_draft_cache(self, batch: int) -> Cache:
+        """An empty cache of the MTP block, whose rows are one behind the main model's tokens."""
+        layer = self.config.num_hidden_layers
+        return Cache(self.config, batch, layers=[layer], dtype=self.dtype, device=self.device)
+
+    def forward(
+        self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
+    ) -> Tensor:
+        """ids int [b, n] → logits float32 [b, n, vocab_size].
+
+        `lengths` says how many columns of each row are tokens, the rest being padding on the
+        right whose logits mean nothing; default all. With a cache the tokens are appended to it.
+        Raises ValueError for ids of a wrong shape, out of the vocabulary, or past the context.
+        """
+        return self.head(self.collapse(self.streams(ids, cache, lengths)))
+
+    def streams(
+        self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
+    ) -> Tensor:
+        """The residual streams after the last layer: [b, n, hc, d]. Arguments as in `forward`."""
+        span = self._span(ids, cache, lengths)
+        x = F.embedding(ids, self.embed.weight).unsqueeze(2)
+        x = x.expand(-1, -1, self.config.hc_mult, -1)  # [b, n, hc, d]
+        for number, layer in enumerate(self.layers):
+            x = layer(x, ids, span, None if cache is None else cache.layers[number])
+        if cache is not None:
+            cache.advance(span)
+        return x
+
+    def draft_streams(
+        self,
+        streams: Tensor,
+        next_ids: Tensor,
+        cache: Cache | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The MTP block's streams [b, n, hc, d] from those of tokens t and the ids of t + 1.
+
+        `self.mtp[0].collapse` makes them hidden states that predict token t + 2 through `head`.
+        The cache is one of `new_draft_cache`.
+        """
+        if not self.mtp:
+            raise ValueError("this model has no MTP block: num_nextn_predict_layers is 0")
+        span = self._span(next_ids, cache, lengths)
+        embedded = F.embedding(next_ids, self.embed.weight)
+        block = self.mtp[0]
+        assert isinstance(block, MTPBlock)
+        state = None if cache is None else cache.layers[0]
+        drafted = block.draft(streams, embedded, next_ids, span, state)
+        if cache is not None:
+            cache.advance(span)
+        return drafted
+
+    def _span(self, ids: Tensor, cache: Cache | None, lengths: Sequence[int] | None) -> Span:
+        """Check the arguments of a forward and place its tokens."""
+        if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32) or ids.numel() == 0:
+            raise ValueError(
+                f"ids must be a non-empty integer tensor [batch, n], got {ids.dtype} "
+                f"of shape {list(ids.shape)}"
+            )
+        b, n = ids.shape
+        low, high = (int(bound) for bound in torch.aminmax(ids))
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(
+                f"token id {low if low < 0 else high} is outside the vocabulary of "
+                f"{self.config.vocab_size}: ids must come from this model's tokenizer"
+            )
+        real = [n] * b if lengths is None else list(lengths)
+        if len(real) != b or not all(0 <= length <= n for length in real):
+            raise ValueError(f"lengths {real} must be {b} numbers between 0 and {n}")
+        if cache is not None and cache.batch != b:
+            raise ValueError(f"the cache holds {cache.batch} sequences, ids has {b}")
+        starts = [0] * b if cache is None else list(cache.lengths)
+        context = self.config.max_position_embeddings
+        longest = max(start + length for start, length in zip(starts, real, strict=True))
+        if longest > context:
+            raise ValueError(
+                f"the sequence would have {longest} tokens, the context is {context}: shorten it, "
+                "or raise max_position_embeddings"
+            )
+        return Span(starts, n, real, self.config.sliding_window, ids.device)

@@ -16,7 +16,7 @@ from dsv4.config import Config, LayerKind
 from dsv4.model.cache import LayerState
 from dsv4.model.compressor import Compressor
 from dsv4.model.indexer import Indexer, choose
-from dsv4.model.layers import Linear, RMSNorm
+from dsv4.model.layers import Linear, RMSNorm, rms_normalise
 from dsv4.model.span import QueryBlock, Span
 from dsv4.ops import rotary
 from dsv4.ops.attention import attend
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         phase = span.phases(self.rope, self.freqs).unsqueeze(2)  # [b or 1, n, 1, r / 2]
         qr = self.q_norm(self.wq_a(u))  # [b, n, q_lora_rank]
         q = self.wq_b(qr).unflatten(-1, (self.heads, self.channels))  # [b, n, H, c]
-        q = rotary.rotate(F.rms_norm(q.float(), (self.channels,), eps=self.eps).to(u.dtype), phase)
+        q = rotary.rotate(rms_normalise(q, self.eps).to(u.dtype), phase)
         kv = rotary.rotate(self.kv_norm(self.wkv(u)), phase.squeeze(2))  # [b, n, c]
         window = kv
         if state is not None:

@@ -7,6 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def rms_normalise(x: Tensor, eps: float) -> Tensor:
+    """x · rsqrt(mean(x²) + ε) over the last axis, in float32."""
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, computed in float32."""
 
@@ -17,7 +23,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., channels] → the same shape and dtype."""
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
+        return (rms_normalise(x, self.eps) * self.weight.float()).to(x.dtype)
 
 
 class Linear(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsv4.ops import rotary
 
-QUERY_BLOCK = 128  # queries attended at a time: bounds memory, and the waste of the window's band
+QUERY_BLOCK = 64  # queries attended at a time: bounds memory, and the waste of the window's band
 
 
 class QueryBlock(NamedTuple):

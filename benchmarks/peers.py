@@ -1,0 +1,163 @@
+"""dsv4 against transformers' DeepseekV4ForCausalLM: the same weights, threads and process.
+
+    python benchmarks/peers.py [--rounds 5] [--threads 2] [--out benchmarks/results/peers.json]
+
+Rounds of the two sides alternate, since a machine's speed drifts; what is reported is the median of
+each side's tokens/s and the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from shapes import SHAPES
+from torch import Tensor
+
+import dsv4
+from dsv4.checkpoint import official
+from dsv4.train.loss import linear_cross_entropy
+
+SEED = 0
+
+
+def load_both(shape: str) -> tuple[dsv4.Transformer, torch.nn.Module]:
+    """The same random checkpoint, written once and read by both sides."""
+    config = SHAPES[shape].replace(num_nextn_predict_layers=0)
+    config = config.replace(compress_ratios=config.compress_ratios[: config.num_hidden_layers])
+    model = dsv4.Transformer(config)
+    model.initialize(SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        official.save(model.state_dict(), config, path)
+        ours = dsv4.load(path)
+        theirs = transformers.DeepseekV4ForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return ours, theirs
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def random_ids(batch: int, n: int, vocab: int) -> Tensor:
+    """Seeded ids [batch, n]."""
+    return torch.randint(vocab, (batch, n), generator=torch.Generator().manual_seed(SEED))
+
+
+def prefill(ours: dsv4.Transformer, theirs: torch.nn.Module, n: int) -> list[Callable[[], object]]:
+    """Both sides fill a cache with n tokens and give the last token's logits."""
+    ids = random_ids(1, n, ours.config.vocab_size)
+
+    def left() -> Tensor:
+        return ours.head(ours.collapse(ours.streams(ids, ours.new_cache(1))[:, -1:]))
+
+    def right() -> Tensor:
+        return theirs(ids, use_cache=True, logits_to_keep=1).logits
+
+    return [torch.inference_mode()(side) for side in (left, right)]
+
+
+def decode(
+    ours: dsv4.Transformer, theirs: torch.nn.Module, context: int, steps: int
+) -> list[Callable[[], object]]:
+    """Both sides feed `steps` single tokens after `context` tokens."""
+    ids = random_ids(1, context, ours.config.vocab_size)
+    cache = ours.new_cache(1)
+    with torch.inference_mode():
+        ours.streams(ids, cache)
+        past = theirs(ids, use_cache=True, logits_to_keep=1).past_key_values
+    following = random_ids(steps, 1, ours.config.vocab_size).split(1)
+
+    def left() -> None:
+        for token in following:
+            ours(token, cache)
+
+    def right() -> None:
+        for token in following:
+            theirs(token, past_key_values=past, use_cache=True)
+
+    return [torch.inference_mode()(side) for side in (left, right)]
+
+
+def training(
+    ours: dsv4.Transformer, theirs: torch.nn.Module, batch: int, n: int
+) -> list[Callable[[], object]]:
+    """Both sides compute the next-token loss of batch × n tokens and all gradients."""
+    ids = random_ids(batch, n, ours.config.vocab_size)
+
+    def left() -> None:
+        hidden = ours.collapse(ours.streams(ids))[:, :-1].flatten(0, 1)
+        linear_cross_entropy(hidden, ours.head.weight, ids[:, 1:].flatten()).backward()
+        ours.zero_grad(set_to_none=True)
+
+    def right() -> None:
+        logits = theirs(ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+        F.cross_entropy(logits.float(), ids[:, 1:].flatten()).backward()
+        theirs.zero_grad(set_to_none=True)
+
+    return [left, right]
+
+
+def measure(name: str, tokens: int, sides: list[Callable[[], object]], rounds: int) -> dict:
+    """Alternate the sides; tokens/s of each and their ratio, as medians over the rounds."""
+    for side in sides:
+        side()
+    times = [[seconds(side) for side in sides] for _ in range(rounds)]
+    left, right = ([tokens / t[side] for t in times] for side in (0, 1))
+    row = {
+        "what": name,
+        "dsv4": statistics.median(left),
+        "transformers": statistics.median(right),
+        "ratio": statistics.median(a / b for a, b in zip(left, right, strict=True)),
+    }
+    print(
+        "{what:22} dsv4 {dsv4:8.1f}  transformers {transformers:8.1f}  ×{ratio:.2f}".format(**row)
+    )
+    return row
+
+
+def main() -> None:
+    """Measure, print, and write the rows as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="measure only rows whose name contains this")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    ours, theirs = load_both("18M")
+    cases: list[tuple[str, int, Callable[[], list[Callable[[], object]]]]] = [
+        ("prefill 512", 512, lambda: prefill(ours, theirs, 512)),
+        ("prefill 4096", 4096, lambda: prefill(ours, theirs, 4096)),
+        ("decode after 512", 64, lambda: decode(ours, theirs, 512, 64)),
+        ("training 8 × 512", 4096, lambda: training(ours, theirs, 8, 512)),
+        ("training 2 × 2048", 4096, lambda: training(ours, theirs, 2, 2048)),
+    ]
+    rows = []
+    for name, tokens, make in cases:
+        if args.only not in name:
+            continue
+        mode = name.startswith("training")
+        ours.train(mode), theirs.train(mode)
+        rows.append(measure(name, tokens, make(), args.rounds))
+    if args.out:
+        machine = f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}"
+        report = {"shape": "18M", "dtype": "float32", "machine": machine, "rows": rows}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

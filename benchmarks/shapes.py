@@ -1,0 +1,30 @@
+"""The shapes that every figure of the README is measured on, named alike everywhere."""
+
+from __future__ import annotations
+
+from dsv4 import Config
+
+SHAPES: dict[str, Config] = {
+    "18M": Config(
+        vocab_size=8192,
+        hidden_size=256,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        head_dim=64,
+        qk_rope_head_dim=16,
+        q_lora_rank=128,
+        o_groups=2,
+        o_lora_rank=128,
+        compress_ratios=(0, 0, 4, 128, 4, 128, 4, 128, 0),
+        index_n_heads=4,
+        index_head_dim=32,
+        index_topk=64,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
+        moe_intermediate_size=128,
+        max_position_embeddings=65536,
+        torch_dtype="float32",
+        expert_dtype=None,
+        quantization_config=None,
+    ),
+}

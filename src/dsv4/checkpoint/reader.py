@@ -1,0 +1,244 @@
+"""A checkpoint folder: config.json, an index, shards. Headers are read at once, data when asked.
+
+The dtype of a stored tensor says how to read it, not the config: BF16 and F32 as they are, F8_E4M3
+and I8 (packed FP4) times the `.scale` beside them, which may be F8_E8M0 or F32.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dsv4.checkpoint.layout import Shape, scale_name, scale_shape, stored_shape
+from dsv4.config import Config, ConfigError
+from dsv4.quant import fp4, fp8
+from dsv4.quant.scales import check_finite
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+FLOATS = ("BF16", "F32")
+PACKED = {"F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8}
+SCALES = ("F8_E8M0", "F32")
+LISTED = 50  # names of one kind in a message; the error's fields hold all of them
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written as asked: the message says what is wrong."""
+
+
+@dataclass
+class Differences:
+    """Where tensors differ from what they should be; each list holds names or descriptions."""
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
+
+    def lines(self) -> str:
+        """One indented line for each kind that is not empty."""
+        kinds = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "wrong shape or dtype": self.unfit,
+        }
+        return "\n".join(f"  {kind} ({len(n)}): {_listed(n)}" for kind, n in kinds.items() if n)
+
+
+class MismatchError(CheckpointError):
+    """Tensors that are missing, unexpected or of a wrong shape or dtype, all in one error."""
+
+    def __init__(self, text: str, differences: Differences):
+        super().__init__(f"{text}:\n{differences.lines()}")
+        self.differences = differences
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a shard's header says of a tensor: shape, dtype in safetensors' words, file name."""
+
+    shape: Shape
+    dtype: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+class Checkpoint:
+    """A checkpoint that is open for reading; `config` and `tensors` are known, no data is loaded.
+
+    Raises: CheckpointError for a missing folder, config, index or shard, a shard that is truncated
+    or no safetensors file, or an index that places a tensor where it is not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise CheckpointError(f"there is no checkpoint folder {self.path}")
+        try:
+            self.config = Config.load(self.path)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.path} holds no config.json") from error
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
+        index = self._index()
+        self.shards = sorted(set(index.values())) if index is not None else [SINGLE_FILE]
+        self.tensors: dict[str, StoredTensor] = {}
+        self.unindexed: list[str] = []
+        self._open_file: tuple[str, Any] | None = None
+        problems = []
+        for file in self.shards:
+            try:
+                self._read_header(file, index)
+            except (OSError, SafetensorError) as error:
+                problems.append(f"{file} is missing, truncated or no safetensors file ({error})")
+        lost = sorted((index or {}).keys() - self.tensors.keys()) if not problems else []
+        if lost and index is not None:
+            places = _listed([f"{name} in {index[name]}" for name in lost])
+            problems.append(f"{INDEX_FILE} places tensors where they are not: {places}")
+        if problems:
+            raise CheckpointError(f"{self.path}: {'; '.join(problems)}")
+
+    def differences(self, expected: Mapping[str, Shape]) -> Differences:
+        """What is missing, unexpected or unfit, where the weights `expected` should be stored."""
+        found, used = Differences(), set()
+        for name, shape in expected.items():
+            if name not in self.tensors:
+                found.missing.append(name)
+                continue
+            used.add(name)
+            self._compare(name, shape, found, used)
+        found.unexpected = sorted(self.tensors.keys() - used) + self.unindexed
+        return found
+
+    def check(self, expected: Mapping[str, Shape], *, strict: bool = True) -> Differences:
+        """Raise MismatchError unless the weights `expected` [name → logical shape], and no other
+        tensors, are stored. Not strict: missing and unexpected ones are returned instead.
+        """
+        found = self.differences(expected)
+        if found.unfit or (strict and (found.missing or found.unexpected)):
+            text = f"{self.path}: the shards do not hold the model that its config.json describes"
+            raise MismatchError(text, found)
+        return found
+
+    def read_tensor(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight `name` in its logical shape, dequantised, as `dtype`; I64 stays int64.
+
+        Raises: CheckpointError if it is not there, holds NaN or infinity, or has a bad scale.
+        """
+        stored = self._stored(name)
+        data = self._data(name)
+        try:
+            if stored.dtype in PACKED:
+                quant = fp8 if stored.dtype == "F8_E4M3" else fp4
+                return quant.dequantize(data, self._data(scale_name(name)), dtype, name)
+            if stored.dtype in FLOATS:
+                check_finite(data, name)
+                return data.to(dtype)
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / stored.file}: {error}") from error
+        if stored.dtype != "I64":
+            raise CheckpointError(f"{self.path / stored.file}: {name} has dtype {stored.dtype}")
+        self._check_experts(name, data)
+        return data
+
+    def in_shard_order(self, names: Iterable[str]) -> list[str]:
+        """`names` ordered by the shard that holds them, so that each is opened once."""
+        return sorted(names, key=lambda name: self._stored(name).file)
+
+    # ---- headers -------------------------------------------------------------------------
+
+    def _index(self) -> dict[str, str] | None:
+        """Tensor name → file name; None if the checkpoint is one file without an index."""
+        file = self.path / INDEX_FILE
+        if not file.exists():
+            if (self.path / SINGLE_FILE).exists():
+                return None
+            raise CheckpointError(f"{self.path} holds neither {INDEX_FILE} nor {SINGLE_FILE}")
+        try:
+            index = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+            places = {str(name): str(place) for name, place in index.items()}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file} is no index: it needs a weight_map of files") from error
+        outside = [place for place in places.values() if Path(place).name != place]
+        if outside:
+            raise CheckpointError(f"{file} names {outside[0]!r}, which is no plain file name")
+        return places
+
+    def _read_header(self, file: str, index: dict[str, str] | None) -> None:
+        if not (self.path / file).is_file():
+            raise FileNotFoundError("no such file")
+        with safe_open(self.path / file, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 (no mapping)
+                if index is not None and index.get(name) != file:
+                    self.unindexed.append(f"{name} (in {file}, not so in the index)")
+                    continue
+                header = shard.get_slice(name)
+                self.tensors[name] = StoredTensor(
+                    tuple(header.get_shape()), header.get_dtype(), file
+                )
+
+    def _compare(self, name: str, shape: Shape, found: Differences, used: set[str]) -> None:
+        """Compare one stored weight, and its scale, with the logical shape it should have."""
+        stored = self.tensors[name]
+        packed = PACKED.get(stored.dtype)
+        if name.endswith(".tid2eid"):
+            allowed, fits = "I64", stored.dtype == "I64"
+        elif len(shape) == 2 and name.endswith(".weight"):
+            allowed, fits = "BF16, F32, F8_E4M3 or I8", stored.dtype in (*FLOATS, *PACKED)
+        else:
+            allowed, fits = "BF16 or F32", stored.dtype in FLOATS
+        want = stored_shape(shape, packed) if packed else shape
+        if not fits or stored.shape != want:
+            text = f"{name} is {stored}, must be {allowed if not fits else stored.dtype}"
+            found.unfit.append(f"{text} {list(want)}")
+        scales = scale_shape(shape, packed) if packed and fits else None
+        if scales is None:
+            return
+        beside = self.tensors.get(scale_name(name))
+        if beside is None:
+            found.missing.append(scale_name(name))
+            return
+        used.add(scale_name(name))
+        if beside.dtype not in SCALES or beside.shape != scales:
+            found.unfit.append(
+                f"{scale_name(name)} is {beside}, must be {' or '.join(SCALES)} {list(scales)}"
+            )
+
+    # ---- data ----------------------------------------------------------------------------
+
+    def _stored(self, name: str) -> StoredTensor:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path} holds no tensor {name}") from None
+
+    def _data(self, name: str) -> Tensor:
+        """The stored bytes as a tensor on the mapped file; one shard is open at a time."""
+        stored = self._stored(name)
+        if self._open_file is None or self._open_file[0] != stored.file:
+            self._open_file = stored.file, safe_open(self.path / stored.file, framework="pt")
+        data: Tensor = self._open_file[1].get_tensor(name)
+        return data
+
+    def _check_experts(self, name: str, table: Tensor) -> None:
+        experts = self.config.n_routed_experts
+        low, high = (int(bound) for bound in torch.aminmax(table)) if table.numel() else (0, 0)
+        if low < 0 or high >= experts:
+            raise CheckpointError(
+                f"{self.path / self._stored(name).file}: {name} names expert "
+                f"{low if low < 0 else high}, the config has n_routed_experts {experts}"
+            )
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f", and {rest:,} more" if rest > 0 else "")

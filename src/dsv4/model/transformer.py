@@ -93,20 +93,27 @@ class Transformer(StreamHead):
     ) -> Tensor:
         """The MTP block's streams [b, n, hc, d] from those of tokens t and the ids of t + 1.
 
-        `self.mtp[0].collapse` makes them hidden states that predict token t + 2 through `head`.
-        The cache is one of `new_draft_cache`.
+        `draft_hidden` makes them hidden states that predict token t + 2 through `head`; for a
+        deeper draft they are fed back in. The cache is one of `new_draft_cache`.
         """
-        if not self.mtp:
-            raise ValueError("this model has no MTP block: num_nextn_predict_layers is 0")
         span = self._span(next_ids, cache, lengths)
         embedded = F.embedding(next_ids, self.embed.weight)
-        block = self.mtp[0]
-        assert isinstance(block, MTPBlock)
         state = None if cache is None else cache.layers[0]
-        drafted = block.draft(streams, embedded, next_ids, span, state)
+        drafted = self._draft_block().draft(streams, embedded, next_ids, span, state)
         if cache is not None:
             cache.advance(span)
         return drafted
+
+    def draft_hidden(self, drafted: Tensor) -> Tensor:
+        """The MTP block's streams [b, n, hc, d], collapsed by its own head → hidden [b, n, d]."""
+        return self._draft_block().collapse(drafted)
+
+    def _draft_block(self) -> MTPBlock:
+        if not self.mtp:
+            raise ValueError("this model has no MTP block: num_nextn_predict_layers is 0")
+        block = self.mtp[0]
+        assert isinstance(block, MTPBlock)
+        return block
 
     def _span(self, ids: Tensor, cache: Cache | None, lengths: Sequence[int] | None) -> Span:
         """Check the arguments of a forward and place its tokens."""

@@ -23,14 +23,8 @@ def routed_experts(
     → float32 [tokens, d].
     """
     tokens, k = indices.shape
-    if tokens * k < w1.shape[0]:  # few rows: visit the chosen experts only, in place of a sort
-        chosen = indices.flatten().tolist()
-        rows = x.repeat_interleave(k, dim=0).split(1) if tokens > 1 else [x] * k
-        up1 = torch.cat([F.linear(row, w1[e]) for row, e in zip(rows, chosen, strict=True)])
-        up3 = torch.cat([F.linear(row, w3[e]) for row, e in zip(rows, chosen, strict=True)])
-        gated = (gate_product(up1, up3, limit) * weights.view(-1, 1)).to(x.dtype)
-        out = [F.linear(row, w2[e]) for row, e in zip(gated.split(1), chosen, strict=True)]
-        return torch.stack(out).view(tokens, k, -1).float().sum(1)
+    if tokens * k < w1.shape[0]:
+        return _few_rows(x, indices, weights, w1, w2, w3, limit)
     order = indices.flatten().argsort(stable=True)  # [tokens·k], rows of one expert side by side
     counts = torch.bincount(indices.flatten(), minlength=w1.shape[0])
     ends = counts.cumsum(0).to(torch.int32)
@@ -41,3 +35,17 @@ def routed_experts(
     out = F.grouped_mm(gated.to(x.dtype), w2.transpose(1, 2), offs=ends)  # [tokens·k, d]
     back = torch.empty_like(order).scatter_(0, order, torch.arange(tokens * k, device=x.device))
     return F.embedding(back, out).view(tokens, k, -1).float().sum(1)
+
+
+def _few_rows(
+    x: Tensor, indices: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, w3: Tensor, limit: float
+) -> Tensor:
+    """The same, with fewer rows than experts: each row visits its own, and nothing is sorted."""
+    tokens, k = indices.shape
+    chosen = indices.flatten().tolist()
+    rows = x.repeat_interleave(k, dim=0).split(1)  # tokens·k times [1, d]
+    up1 = torch.cat([F.linear(row, w1[e]) for row, e in zip(rows, chosen, strict=True)])
+    up3 = torch.cat([F.linear(row, w3[e]) for row, e in zip(rows, chosen, strict=True)])
+    gated = (gate_product(up1, up3, limit) * weights.view(-1, 1)).to(x.dtype).split(1)
+    out = torch.cat([F.linear(row, w2[e]) for row, e in zip(gated, chosen, strict=True)])
+    return out.view(tokens, k, -1).float().sum(1)

@@ -1,0 +1,1 @@
+"""Training: text → packed batches → the model's forward → loss → optimizer → checkpoint."""

@@ -1,0 +1,72 @@
+"""A small byte-level BPE in the released tokenizer's form: its splits, and its control tokens.
+
+Ids 0, 1, 2 are BOS, EOS and pad as in the release; the other named control tokens come last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+from tokenizers import models, trainers
+
+from dsv4.tokenizer import Tokenizer
+
+FIRST_CONTROL = 128800  # released ids from here to 129279 are control tokens or placeholders
+
+
+def control_tokens(released: Tokenizer) -> tuple[list[tokenizers.AddedToken], ...]:
+    """The release's named control tokens: those with the lowest ids, and all the others."""
+    added = released.backend.get_added_tokens_decoder()
+    named = {i: token for i, token in sorted(added.items()) if "place▁holder" not in token.content}
+    first = [token for i, token in named.items() if i < FIRST_CONTROL]
+    return first, [token for i, token in named.items() if i >= FIRST_CONTROL]
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
+    """A BPE of exactly `vocab_size` ids, control tokens included, trained on `texts`."""
+    released = Tokenizer.deepseek()
+    first, last = control_tokens(released)
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = released.backend.pre_tokenizer
+    bpe.decoder = released.backend.decoder
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(last),
+        special_tokens=[token.content for token in first],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.add_special_tokens(first)
+    bpe.add_tokens(last)
+    if bpe.get_vocab_size() != vocab_size:
+        raise ValueError(
+            f"the text yields only {bpe.get_vocab_size()} of {vocab_size} tokens: give more text"
+        )
+    return bpe
+
+
+def save_bpe(bpe: tokenizers.Tokenizer, folder: Path, context: int) -> list[Path]:
+    """Write tokenizer.json and tokenizer_config.json; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "bos_token": bpe.id_to_token(0),
+        "eos_token": bpe.id_to_token(1),
+        "pad_token": bpe.id_to_token(1),
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    contents = {
+        "tokenizer.json": bpe.to_str(),
+        "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in contents.items():
+        temporary = folder / f".{name}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(folder / name)
+    return [folder / name for name in contents]

@@ -43,6 +43,7 @@ def test_files_are_exactly_the_layout(form, model, tmp_path):
     assert index["weight_map"] == {name: file for name, (_, _, file) in want.items()}
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in layout(config).values())
     assert Config.load(folder) == config
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
     assert inventory.of_checkpoint(Checkpoint(folder)) == inventory.of_config(config)
 
 

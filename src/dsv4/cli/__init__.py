@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from dsv4.cli import checkpoint
+from dsv4.cli import chat, checkpoint, train
 
 app = typer.Typer(
     name="dsv4",
@@ -15,6 +15,9 @@ app = typer.Typer(
 )
 app.command()(checkpoint.inspect)
 app.command()(checkpoint.init)
+app.command()(chat.generate)
+app.command()(chat.chat)
+app.command()(train.train)
 
 
 def main() -> None:

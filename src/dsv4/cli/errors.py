@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
-from dsv4.checkpoint.reader import CheckpointError
-from dsv4.config import ConfigError
+from dsv4.train.corpus import CorpusError
+from dsv4.train.pretrain import TrainingError
 
 
 @contextmanager
@@ -16,6 +16,6 @@ def one_line_errors() -> Iterator[None]:
     """Turn bad checkpoints, configs and files into a line on stderr and exit code 2."""
     try:
         yield
-    except (CheckpointError, ConfigError, OSError) as error:
+    except (ValueError, OSError, CorpusError, TrainingError) as error:
         typer.echo(f"dsv4: {error}", err=True)
         raise typer.Exit(2) from error

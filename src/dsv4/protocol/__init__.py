@@ -1,0 +1,1 @@
+"""The prompt protocol: conversations ↔ text. Standard library only."""

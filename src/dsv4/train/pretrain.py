@@ -9,23 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsv4.config import Config
+from dsv4.interrupt import interruptible
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import Batch, PackedRows
-from dsv4.train.loss import balance_loss, losses, update_bias
+from dsv4.train.loss import balance_loss, linear_cross_entropy, losses, update_bias
 from dsv4.train.optim import optimizers
 from dsv4.train.schedule import Schedule
 
@@ -40,15 +35,15 @@ class Settings:
 
     steps: int = 0
     minutes: float = 30.0
-    batch: int = 16
+    batch: int = 8
     seq_len: int = 256
-    lr: float = 4e-3
-    warmup: int = 30
+    lr: float = 1e-2
+    warmup: int = 40
     decay: float = 0.5
     weight_decay: float = 0.1
     clip: float = 1.0
     seed: int = 0
-    evaluate_every: int = 100
+    evaluate_every: int = 200
     save_every: int = 100
 
     def __post_init__(self) -> None:
@@ -59,6 +54,7 @@ class Settings:
             raise ValueError("give steps or minutes: both are 0, so there is nothing to do")
 
 
+NOTICE = "\nfinishing this step; Ctrl-C again stops at once\n"
 TIMED_STEPS = 5  # of which the last ones tell how many fit into the minutes
 
 
@@ -122,7 +118,7 @@ class Run:
     def train(self) -> bool:
         """Run to the last step, or until interrupted; returns whether it came to the end."""
         clock: list[float] = []
-        with _interruptible() as interrupted:
+        with interruptible(NOTICE) as interrupted:
             while not self.steps or self.step < self.steps:
                 clock.append(time.perf_counter())
                 if not self.steps and len(clock) > TIMED_STEPS:
@@ -207,25 +203,5 @@ class Run:
 
 
 def _next_token_loss(model: Transformer, batch: Batch) -> Tensor:
-    from dsv4.train.loss import linear_cross_entropy
-
     hidden = model.collapse(model.streams(batch.ids)).flatten(0, 1)
     return linear_cross_entropy(hidden, model.head.weight, batch.targets.flatten())
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[bool]]:
-    """While open, Ctrl-C fills the list instead of raising, so that a step is never cut."""
-    asked: list[bool] = []
-
-    def ask(signum: int, frame: FrameType | None) -> Any:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-        os.write(2, b"\nfinishing this step; Ctrl-C again stops at once\n")
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,282 @@
+"""Sampling: p ∝ softmax(logits / temperature), cut by top-k, then top-p, then min-p, renormalised.
+
+A prompt is fed in pieces, and only its last token gets logits. Each sequence of a batch has a
+generator of its own, so its draws do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dsv4.model.cache import Cache
+from dsv4.model.transformer import Transformer
+from dsv4.tokenizer import Tokenizer
+
+PREFILL = 2048  # prompt tokens fed at a time
+
+Finish = Literal["stop", "length", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; the defaults are the release's recommendation.
+
+    temperature 0 takes the most likely token. top_k 0, top_p 1 and min_p 0 cut nothing. `seed`
+    None draws differently each time. `stop` strings end the text and are not part of it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("temperature", self.temperature >= 0, "must not be negative"),
+            ("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "must not be negative (0 cuts nothing)"),
+            ("min_p", 0 <= self.min_p <= 1, "must be between 0 and 1"),
+            ("max_tokens", self.max_tokens >= 1, "must be at least 1"),
+            ("stop", all(self.stop), "must not hold an empty string"),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: {rule}")
+
+    def generator(self, number: int = 0) -> torch.Generator:
+        """The random numbers of sequence `number`."""
+        generator = torch.Generator()
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed + number)
+        return generator
+
+
+@dataclass
+class Completion:
+    """What was generated after one prompt: its ids (without EOS), its text, and why it ended."""
+
+    ids: list[int]
+    text: str
+    finish_reason: Finish
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution that a token is drawn from: logits [vocab] → float32 [vocab]."""
+    logits = logits.float().cpu()
+    if sampling.temperature == 0:
+        return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < len(logits):
+        floor = logits.topk(sampling.top_k).values[-1]
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    probs = torch.softmax(logits, dim=-1)
+    if sampling.top_p < 1:
+        ordered, order = probs.sort(descending=True, stable=True)
+        before = ordered.cumsum(0) - ordered  # a token stays while those above it weigh < top_p
+        probs = probs.index_fill(0, order[before >= sampling.top_p], 0.0)
+    if sampling.min_p > 0:
+        probs = probs.masked_fill(probs < sampling.min_p * probs.max(), 0.0)
+    return probs / probs.sum()
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """One token id from logits [vocab]."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial(probabilities(logits, sampling), 1, generator=generator))
+
+
+@torch.inference_mode()
+def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache) -> Tensor:
+    """Append prompts of any lengths to the cache; logits of each one's last token: [b, vocab].
+
+    Raises ValueError, before anything is computed, for an empty prompt or one past the context.
+    """
+    context = model.config.max_position_embeddings
+    for seen, prompt in zip(cache.lengths, prompts, strict=True):
+        if not prompt:
+            raise ValueError("a prompt has no tokens: give it some text")
+        if seen + len(prompt) > context:
+            raise ValueError(
+                f"prompt has {seen + len(prompt)} tokens, the context is {context}: shorten it"
+            )
+    longest = max(len(prompt) for prompt in prompts)
+    padded = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    for row, prompt in zip(padded, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    last: list[Tensor | None] = [None] * len(prompts)
+    for first in range(0, longest, PREFILL):
+        piece = padded[:, first : first + PREFILL].to(model.device)
+        lengths = [min(max(len(p) - first, 0), piece.shape[1]) for p in prompts]
+        streams = model.streams(piece, cache, lengths)
+        for b, prompt in enumerate(prompts):
+            if first < len(prompt) <= first + PREFILL:
+                last[b] = streams[b, len(prompt) - first - 1]
+    ends = torch.stack([row for row in last if row is not None]).unsqueeze(1)  # [b, 1, hc, d]
+    return model.head(model.collapse(ends)).squeeze(1)
+
+
+@torch.inference_mode()
+def token_ids(
+    model: Transformer, logits: Tensor, cache: Cache, sampling: Sampling
+) -> Iterator[list[int | None]]:
+    """Sample from logits [b, vocab], step by step: one id per sequence, None once it has ended.
+
+    Ends when all have: by EOS, by `max_tokens`, or by the end of the context.
+    """
+    generators = [sampling.generator(b) for b in range(cache.batch)]
+    alive = [True] * cache.batch
+    context = model.config.max_position_embeddings
+    for _ in range(sampling.max_tokens):
+        ids: list[int | None] = [None] * cache.batch
+        for b in range(cache.batch):
+            if alive[b]:
+                ids[b] = draw(logits[b], sampling, generators[b])
+                alive[b] = ids[b] != model.config.eos_token_id
+        yield ids
+        alive = [a and length < context for a, length in zip(alive, cache.lengths, strict=True)]
+        if not any(alive):
+            return
+        column = torch.tensor([[i or 0] for i in ids], device=model.device)
+        lengths = None if all(alive) else [int(a) for a in alive]  # the ended ones add nothing
+        logits = model(column, cache, lengths)[:, -1]
+
+
+class StopMatcher:
+    """Passes text through up to the first stop string, holding back what may begin one."""
+
+    def __init__(self, stop: Sequence[str]):
+        self.stop, self.held, self.matched = tuple(stop), "", False
+
+    def push(self, text: str) -> str:
+        """The text that is certain to come before any stop string."""
+        if self.matched:
+            return ""
+        self.held += text
+        found = [at for at in (self.held.find(word) for word in self.stop) if at >= 0]
+        if found:
+            out, self.held, self.matched = self.held[: min(found)], "", True
+            return out
+        keep = max((_overlap(self.held, word) for word in self.stop), default=0)
+        cut = len(self.held) - keep
+        out, self.held = self.held[:cut], self.held[cut:]
+        return out
+
+    def finish(self) -> str:
+        """What was held back and turned out to begin nothing."""
+        out, self.held = self.held, ""
+        return out
+
+
+def _overlap(text: str, word: str) -> int:
+    """Length of the longest end of `text` that begins `word`."""
+    return next(
+        (n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0
+    )
+
+
+class Reply:
+    """One sequence being generated: iterate for pieces of text; then `completion` is whole."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        prompt: Sequence[int],
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        *,
+        cache: Cache | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ):
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.cache = model.new_cache(1) if cache is None else cache
+        self.prompt, self.interrupted = prompt, interrupted
+        self.completion = Completion([], "", "length")
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text as soon as they are certain; ids are in `completion.ids` by then."""
+        done, text = self.completion, self.tokenizer.stream()
+        matcher = StopMatcher(self.sampling.stop)
+        logits = prefill(self.model, [self.prompt], self.cache)
+        for (token,) in token_ids(self.model, logits, self.cache, self.sampling):
+            if token == self.model.config.eos_token_id:
+                done.finish_reason = "stop"
+                break
+            assert token is not None
+            done.ids.append(token)
+            yield self._passed(matcher.push(text.push(token)))
+            if matcher.matched:
+                done.finish_reason = "stop"
+                return
+            if self.interrupted():
+                done.finish_reason = "interrupted"
+                break
+        yield self._passed(matcher.push(text.finish()) + matcher.finish())
+
+    def _passed(self, piece: str) -> str:
+        self.completion.text += piece
+        return piece
+
+
+def generate(
+    model: Transformer,
+    prompts: Any,
+    tokenizer: Tokenizer | None = None,
+    sampling: Sampling | None = None,
+    **options: Any,
+) -> Completion | list[Completion]:
+    """Continue one prompt or a batch of them.
+
+    `prompts`: a text or a list of ids, or a list of either; texts need the tokenizer, and control
+    tokens spelled in them are plain text. `options` are fields of Sampling (temperature=0, …).
+    Returns a Completion, or a list of them for a list of prompts. Stop strings need a tokenizer.
+    """
+    sampling = replace(sampling or Sampling(), **options)
+    prompts = prompts.tolist() if isinstance(prompts, Tensor) else prompts
+    single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    batch = [_ids(p, tokenizer, model) for p in ([prompts] if single else prompts)]
+    if not batch:
+        return []
+    if sampling.stop and tokenizer is None:
+        raise ValueError("stop strings are matched in text: pass the tokenizer too")
+    cache = model.new_cache(len(batch))
+    logits = prefill(model, batch, cache)
+    done = [Completion([], "", "length") for _ in batch]
+    for ids in token_ids(model, logits, cache, sampling):
+        for one, token in zip(done, ids, strict=True):
+            if token == model.config.eos_token_id:
+                one.finish_reason = "stop"
+            elif token is not None and one.finish_reason == "length":
+                one.ids.append(token)
+                if tokenizer is not None:
+                    _update_text(one, tokenizer, sampling.stop)
+        if all(one.finish_reason == "stop" for one in done):
+            break
+    return done[0] if single else done
+
+
+def _update_text(one: Completion, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    """Decode the ids so far; a stop string ends the completion and its text is cut there."""
+    one.text = tokenizer.decode(one.ids)
+    found = [at for at in (one.text.find(word) for word in stop) if at >= 0]
+    if found:
+        one.text, one.finish_reason = one.text[: min(found)], "stop"
+
+
+def _ids(prompt: Any, tokenizer: Tokenizer | None, model: Transformer) -> list[int]:
+    """The ids of a prompt; a text begins with BOS."""
+    if not isinstance(prompt, str):
+        return [int(token) for token in prompt]
+    if tokenizer is None:
+        raise ValueError("the prompt is text: pass the tokenizer too, or ids")
+    return [model.config.bos_token_id, *tokenizer.encode(prompt)]

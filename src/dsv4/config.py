@@ -273,7 +273,8 @@ def _check(config: Config) -> None:
     rule("norm_topk_prob", config.norm_topk_prob is True, "must be true")
     rule("attention_bias", config.attention_bias is False, "must be false")
     rule("tie_word_embeddings", config.tie_word_embeddings is False, "must be false")
-    rule("qk_rope_head_dim", config.qk_rope_head_dim % 2 == 0, "must be even")
+    for name in ("qk_rope_head_dim", "head_dim", "index_head_dim"):
+        rule(name, getattr(config, name) % 2 == 0, "must be even, channels rotate in pairs")
     rule(
         "qk_rope_head_dim",
         config.qk_rope_head_dim <= min(config.head_dim, config.index_head_dim),

@@ -15,12 +15,15 @@ from tokenizers import models, trainers
 from dsv4.tokenizer import Tokenizer
 
 FIRST_CONTROL = 128800  # released ids from here to 129279 are control tokens or placeholders
+PLACEHOLDERS = ("<｜place▁holder", "<|place_holder")
 
 
 def control_tokens(released: Tokenizer) -> tuple[list[tokenizers.AddedToken], ...]:
     """The release's named control tokens: those with the lowest ids, and all the others."""
     added = released.backend.get_added_tokens_decoder()
-    named = {i: token for i, token in sorted(added.items()) if "place▁holder" not in token.content}
+    named = {
+        i: token for i, token in sorted(added.items()) if not token.content.startswith(PLACEHOLDERS)
+    }
     first = [token for i, token in named.items() if i < FIRST_CONTROL]
     return first, [token for i, token in named.items() if i >= FIRST_CONTROL]
 

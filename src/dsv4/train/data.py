@@ -29,6 +29,7 @@ class Batch:
     """int64 [batch, seq_len] each; −100 in a target means: not counted."""
 
     ids: Tensor
+    next_ids: Tensor  # the targets before masking: what MTP embeds
     targets: Tensor
     mtp_targets: Tensor
 
@@ -102,6 +103,7 @@ class PackedRows:
         ended, ended_next = ids == self.eos, next_ == self.eos
         return Batch(
             ids.contiguous(),
+            next_.contiguous(),
             next_.masked_fill(ended, IGNORE),
             after.masked_fill(ended | ended_next, IGNORE),
         )

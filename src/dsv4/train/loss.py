@@ -71,8 +71,7 @@ def losses(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor | None]:
     next_token = linear_cross_entropy(hidden, weight, batch.targets.flatten())
     if not model.mtp:
         return next_token, None
-    following = batch.targets.clamp(min=0)  # a masked one is masked in mtp_targets too
-    drafted = model.draft_hidden(model.draft_streams(streams, following)).flatten(0, 1)
+    drafted = model.draft_hidden(model.draft_streams(streams, batch.next_ids)).flatten(0, 1)
     return next_token, linear_cross_entropy(drafted, weight, batch.mtp_targets.flatten())
 
 

@@ -1,0 +1,207 @@
+"""DeepSeek-V4 written literally in float64, token by token, from the equations: the tests' oracle.
+
+Nothing of dsv4 is used but the names of weights. One sequence, no cache, no batching, no blocks.
+"""
+
+import math
+
+import torch
+
+
+def rms(x, eps, weight=1.0):
+    return x * (x.square().mean(-1, keepdim=True) + eps) ** -0.5 * weight
+
+
+def frequencies(config, layer):
+    r = config.qk_rope_head_dim
+    compressed = layer < config.num_hidden_layers and config.compress_ratios[layer] > 0
+    theta = config.compress_rope_theta if compressed else config.rope_theta
+    plain = [theta ** (-2 * j / r) for j in range(r // 2)]
+    yarn = config.rope_scaling
+    if not compressed or yarn is None:
+        return plain
+
+    def dim(beta):
+        length = yarn["original_max_position_embeddings"]
+        return r * math.log(length / (beta * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = max(math.floor(dim(yarn["beta_fast"])), 0)
+    high = min(math.ceil(dim(yarn["beta_slow"])), r - 1)
+    high = high + 0.001 if high == low else high
+    out = []
+    for j, f in enumerate(plain):
+        ramp = min(max((j - low) / (high - low), 0), 1)
+        out.append(f * (1 - ramp) + f / yarn["factor"] * ramp)
+    return out
+
+
+def turn(x, position, freqs):
+    """Rotate the last channels of x [.., c] to `position`."""
+    out, start = x.clone(), x.shape[-1] - 2 * len(freqs)
+    for j, f in enumerate(freqs):
+        a, b = x[..., start + 2 * j], x[..., start + 2 * j + 1]
+        cos, sin = math.cos(position * f), math.sin(position * f)
+        out[..., start + 2 * j] = a * cos - b * sin
+        out[..., start + 2 * j + 1] = a * sin + b * cos
+    return out
+
+
+class Reference:
+    """state: name → float64 tensor, experts stacked as in the model's state_dict."""
+
+    def __init__(self, model):
+        self.config = model.config
+        self.w = {
+            k: v.double() if v.is_floating_point() else v for k, v in model.state_dict().items()
+        }
+
+    def logits(self, ids):
+        """ids: list of n ints → [n, vocab]."""
+        streams = self.streams(ids)
+        return torch.stack([self.head("", x) for x in streams]) @ self.w["head.weight"].T
+
+    def draft_logits(self, ids):
+        """MTP logits for token t + 2, from streams of t and the id of t + 1: [n − 1, vocab]."""
+        c, w = self.config, self.w
+        rows = []
+        for x, following in zip(self.streams(ids)[:-1], ids[1:], strict=True):
+            e = rms(w["embed.weight"][following], c.rms_norm_eps, w["mtp.0.enorm.weight"])
+            h = rms(x, c.rms_norm_eps, w["mtp.0.hnorm.weight"])
+            rows.append(w["mtp.0.e_proj.weight"] @ e + h @ w["mtp.0.h_proj.weight"].T)
+        out = self.block("mtp.0.", c.num_hidden_layers, rows, ids[1:])
+        return torch.stack([self.head("mtp.0.", x) for x in out]) @ w["head.weight"].T
+
+    def streams(self, ids):
+        rows = [self.w["embed.weight"][i].repeat(self.config.hc_mult, 1) for i in ids]
+        for layer in range(self.config.num_hidden_layers):
+            rows = self.block(f"layers.{layer}.", layer, rows, ids)
+        return rows
+
+    def block(self, at, layer, rows, ids):
+        c, w = self.config, self.w
+        for part in ("attn", "ffn"):
+            mixes = [self.mix(f"{at}hc_{part}", x) for x in rows]
+            inputs = [
+                rms((pre[:, None] * x).sum(0), c.rms_norm_eps, w[f"{at}{part}_norm.weight"])
+                for (pre, _, _), x in zip(mixes, rows, strict=True)
+            ]
+            if part == "attn":
+                outputs = self.attention(f"{at}attn.", layer, inputs)
+            else:
+                outputs = [
+                    self.moe(f"{at}ffn.", layer, u, i) for u, i in zip(inputs, ids, strict=True)
+                ]
+            rows = [
+                post[:, None] * y + comb.T @ x
+                for (_, post, comb), x, y in zip(mixes, rows, outputs, strict=True)
+            ]
+        return rows
+
+    def mix(self, at, x):
+        c, w, hc = self.config, self.w, self.config.hc_mult
+        flat = x.flatten()
+        z = (w[f"{at}_fn"] @ flat) / (flat.square().mean() + c.rms_norm_eps).sqrt()
+        scale, base = w[f"{at}_scale"], w[f"{at}_base"]
+        pre = torch.sigmoid(z[:hc] * scale[0] + base[:hc]) + c.hc_eps
+        post = 2 * torch.sigmoid(z[hc : 2 * hc] * scale[1] + base[hc : 2 * hc])
+        comb = (z[2 * hc :] * scale[2] + base[2 * hc :]).reshape(hc, hc)
+        comb = comb.softmax(-1) + c.hc_eps
+        comb = comb / (comb.sum(0, keepdim=True) + c.hc_eps)
+        for _ in range(c.hc_sinkhorn_iters - 1):
+            comb = comb / (comb.sum(1, keepdim=True) + c.hc_eps)
+            comb = comb / (comb.sum(0, keepdim=True) + c.hc_eps)
+        return pre, post, comb
+
+    def head(self, at, x):
+        c, w = self.config, self.w
+        flat = x.flatten()
+        z = (w[f"{at}hc_head_fn"] @ flat) / (flat.square().mean() + c.rms_norm_eps).sqrt()
+        pre = torch.sigmoid(z * w[f"{at}hc_head_scale"] + w[f"{at}hc_head_base"]) + c.hc_eps
+        return rms((pre[:, None] * x).sum(0), c.rms_norm_eps, w[f"{at}norm.weight"])
+
+    def attention(self, at, layer, inputs):
+        c, w = self.config, self.w
+        heads, dim, freqs = c.num_attention_heads, c.head_dim, frequencies(c, layer)
+        kind = c.kind(layer).name
+        m = c.compress_ratios[layer] if kind != "SLIDING" else 0
+        qr = [
+            rms(w[f"{at}wq_a.weight"] @ u, c.rms_norm_eps, w[f"{at}q_norm.weight"]) for u in inputs
+        ]
+        window = [
+            turn(rms(w[f"{at}wkv.weight"] @ u, c.rms_norm_eps, w[f"{at}kv_norm.weight"]), t, freqs)
+            for t, u in enumerate(inputs)
+        ]
+        entries = self.compress(f"{at}compressor.", kind, m, dim, inputs, freqs) if m else []
+        keys = []
+        if kind == "CSA":
+            keys = self.compress(
+                f"{at}indexer.compressor.", kind, m, c.index_head_dim, inputs, freqs
+            )
+        out = []
+        for t, u in enumerate(inputs):
+            q = rms((w[f"{at}wq_b.weight"] @ qr[t]).view(heads, dim), c.rms_norm_eps)
+            q = turn(q, t, freqs)
+            seen = list(range((t + 1) // m)) if m else []
+            if kind == "CSA":
+                seen = self.choose(at, u, qr[t], keys, seen, t, freqs)
+            values = window[max(0, t - c.sliding_window + 1) : t + 1] + [entries[i] for i in seen]
+            values = torch.stack(values)
+            weights = torch.exp(q @ values.T * dim**-0.5)
+            total = weights.sum(1) + torch.exp(w[f"{at}attn_sink"])
+            o = turn(weights @ values / total[:, None], -t, freqs)
+            low = torch.cat(
+                [
+                    block @ group.flatten()
+                    for block, group in zip(
+                        w[f"{at}wo_a.weight"].chunk(c.o_groups), o.chunk(c.o_groups), strict=True
+                    )
+                ]
+            )
+            out.append(w[f"{at}wo_b.weight"] @ low)
+        return out
+
+    def compress(self, at, kind, m, dim, inputs, freqs):
+        w, entries = self.w, []
+        for i in range(len(inputs) // m):
+            scores, values = [], []
+            for first, half in ((m * (i - 1), 0), (m * i, 1)) if kind == "CSA" else ((m * i, 0),):
+                if first < 0:
+                    continue
+                at_half = slice(half * dim, (half + 1) * dim)
+                for j in range(m):
+                    u = inputs[first + j]
+                    gate = w[f"{at}wgate.weight"] @ u + w[f"{at}ape"][j]
+                    scores.append(gate[at_half])
+                    values.append((w[f"{at}wkv.weight"] @ u)[at_half])
+            pooled = (torch.stack(scores).softmax(0) * torch.stack(values)).sum(0)
+            entry = rms(pooled, self.config.rms_norm_eps, w[f"{at}norm.weight"])
+            entries.append(turn(entry, m * i, freqs))
+        return entries
+
+    def choose(self, at, u, qr, keys, seen, t, freqs):
+        c, w = self.config, self.w
+        q = (w[f"{at}indexer.wq_b.weight"] @ qr).view(c.index_n_heads, c.index_head_dim)
+        q = turn(q, t, freqs)
+        weights = w[f"{at}indexer.weights_proj.weight"] @ u
+        weights = weights * (c.index_head_dim * c.index_n_heads) ** -0.5
+        scores = {s: float((weights * (q @ keys[s]).clamp(min=0)).sum()) for s in seen}
+        return sorted(seen, key=lambda s: (scores[s], s), reverse=True)[: c.index_topk]
+
+    def moe(self, at, layer, x, token):
+        c, w = self.config, self.w
+        s = torch.log1p(torch.exp(w[f"{at}gate.weight"] @ x)).sqrt()
+        if c.is_hashed(layer):
+            chosen = w[f"{at}gate.tid2eid"][token].tolist()
+        else:
+            chosen = (s + w[f"{at}gate.bias"]).topk(c.num_experts_per_tok).indices.tolist()
+        total = sum(s[e] for e in chosen)
+        out = self.expert(x, *(w[f"{at}shared_experts.w{n}.weight"] for n in (1, 2, 3)), 1.0)
+        for e in chosen:
+            p = c.routed_scaling_factor * s[e] / total
+            out = out + self.expert(x, *(w[f"{at}experts.w{n}"][e] for n in (1, 2, 3)), p)
+        return out
+
+    def expert(self, x, w1, w2, w3, p):
+        limit = self.config.swiglu_limit
+        a, b = (w1 @ x).clamp(max=limit), (w3 @ x).clamp(-limit, limit)
+        return w2 @ (p * a * torch.sigmoid(a) * b)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dsv4.train import loss as losses
+from dsv4.train.data import Batch
+from dsv4.train.schedule import Schedule
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_linear_cross_entropy_equals_the_whole_one(chunk, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    hidden, weight = torch.randn(20, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    targets = torch.randint(11, (20,)).masked_fill(torch.arange(20) % 4 == 0, -100)
+    found = losses.linear_cross_entropy(hidden, weight, targets)
+    (3 * found).backward()
+    twins = [t.detach().double().requires_grad_() for t in (hidden, weight)]
+    expected = F.cross_entropy(twins[0] @ twins[1].T, targets)
+    (3 * expected).backward()
+    assert abs(found - expected) < 1e-5
+    assert torch.allclose(hidden.grad.double(), twins[0].grad, atol=1e-5)
+    assert torch.allclose(weight.grad.double(), twins[1].grad, atol=1e-5)
+
+
+def test_losses_equal_those_of_whole_logits(make_model, make_ids):
+    model, wide = make_model(), make_ids(2, 22)
+    ids, targets, after = wide[:, :20], wide[:, 1:21].clone(), wide[:, 2:].clone()
+    targets[0, 5] = after[0, 5] = after[0, 4] = -100
+    found = losses.losses(model, Batch(ids, wide[:, 1:21], targets, after))
+    with torch.no_grad():
+        logits = model(ids).flatten(0, 1)
+        draft = model.draft_streams(model.streams(ids), wide[:, 1:21])
+        draft = model.head(model.draft_hidden(draft)).flatten(0, 1)
+    for ours, theirs, gold in zip(found, (logits, draft), (targets, after), strict=True):
+        assert abs(ours - F.cross_entropy(theirs, gold.flatten())) < 1e-4
+
+
+def test_balance_loss_and_bias(make_model, make_ids):
+    model = make_model(num_hash_layers=2).train()
+    ids = make_ids(2, 32)
+    losses.losses(model, Batch(ids[:, :30], ids[:, 1:31], ids[:, 1:31], ids[:, 2:]))
+    gates = losses.gates(model)
+    assert len(gates) == 4  # three layers and the MTP block; hash layers are left out
+    expected = 0.0
+    for gate in gates:
+        for b in range(2):
+            scores, chosen = (
+                gate.last_scores[30 * b : 30 * b + 30],
+                gate.last_indices.view(2, 30, 3)[b],
+            )
+            f = chosen.flatten().bincount(minlength=8) * 8 / (3 * 30)
+            p = (scores / scores.sum(1, keepdim=True)).mean(0)
+            expected += 1e-4 * float((f * p).sum().detach()) / 2
+    assert abs(float(losses.balance_loss(model, 2)) - expected) < 1e-9
+    before = gates[0].bias.clone()
+    losses.update_bias(model)
+    load = gates[0].last_indices.flatten().bincount(minlength=8)
+    assert torch.allclose(gates[0].bias - before, 1e-3 * torch.sign(load.float().mean() - load))
+
+
+def test_schedule():
+    schedule = Schedule(peak=1.0, steps=100, warmup=10, decay=0.4, floor=0.1)
+    rates = [schedule.lr(step) for step in range(101)]
+    assert rates[0] == 0.1 and rates[9:60] == [1.0] * 51
+    assert rates[60] == 1.0 and abs(rates[80] - 0.55) < 1e-9 and abs(rates[100] - 0.1) < 1e-9
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    assert (schedule.mtp_weight(59), schedule.mtp_weight(60)) == (0.3, 0.1)

@@ -1,0 +1,67 @@
+import torch
+
+from dsv4 import Config, Transformer
+from dsv4.train.optim import Muon, optimizers, orthogonalise, row_parts, takes_muon
+
+
+def newton_schulz(g):
+    """Float64, one matrix, from the report's formula."""
+    x = g.double() / g.double().norm()
+    for a, b, c in [(3.4445, -4.7750, 2.0315)] * 8 + [(2.0, -1.5, 0.5)] * 2:
+        s = x @ x.T
+        x = a * x + b * s @ x + c * s @ s @ x
+    return x
+
+
+def test_orthogonalise_equals_the_formula_and_is_nearly_orthogonal():
+    for shape in ((16, 40), (40, 16), (24, 24)):
+        g = torch.randn(3, *shape)
+        found = orthogonalise(g, torch.float32)
+        for one, matrix in zip(found, g, strict=True):
+            assert torch.allclose(one.double(), newton_schulz(matrix), atol=1e-3)
+        assert (torch.linalg.svdvals(found) - 1).abs().max() < 0.35
+        assert (orthogonalise(g) - found).abs().max() < 0.1  # bfloat16 products suffice
+
+
+def test_every_parameter_has_exactly_one_optimizer():
+    model = Transformer(Config.from_preset("nano"))
+    muon, adam = optimizers(model, model.config, lr=1e-3)
+    owned = [p for o in (muon, adam) for group in o.param_groups for p in group["params"]]
+    assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        plain = name in ("embed.weight", "head.weight") or "norm" in name or "_sink" in name
+        plain = plain or name.endswith(("_base", "_scale"))
+        assert takes_muon(name, parameter) != plain, name
+
+
+def test_stored_matrices_are_split_into_logical_ones():
+    config = Config.from_preset("nano")
+    shapes = {name: p.shape for name, p in Transformer(config).named_parameters()}
+    expected = {
+        "layers.0.hc_attn_fn": [4, 4, 16],
+        "hc_head_fn": [4],
+        "layers.2.attn.compressor.wkv.weight": [128, 128],
+        "layers.2.attn.indexer.compressor.wgate.weight": [64, 64],
+        "layers.3.attn.compressor.wkv.weight": [128],
+        "layers.0.attn.wo_a.weight": [128, 128],
+        "layers.0.attn.wq_b.weight": [512],
+    }
+    assert {name: row_parts(name, shapes[name], config) for name in expected} == expected
+
+
+def test_muon_step_is_its_equation():
+    config = Config.from_preset("nano")
+    weight = torch.nn.Parameter(torch.randn(2, 16, 40))  # two experts
+    before, lr = weight.detach().clone(), 0.1
+    muon = Muon([("layers.0.ffn.experts.w1", weight)], config, lr=lr)
+    moment = torch.zeros(2, 16, 40, dtype=torch.float64)
+    expected = before.double()
+    for seed in range(3):
+        weight.grad = torch.randn(2, 16, 40, generator=torch.Generator().manual_seed(seed))
+        muon.step()
+        moment = 0.95 * moment + weight.grad.double()
+        update = torch.stack([newton_schulz(m) for m in 0.95 * moment + weight.grad.double()])
+        expected = expected * (1 - lr * 0.1) - lr * update * 40**0.5 * 0.18
+        rms = (update * 40**0.5 * 0.18).square().mean().sqrt()
+        assert abs(rms - 0.18) < 0.03
+    assert (weight.double() - expected).abs().max() < 0.02

@@ -154,7 +154,13 @@ def main() -> None:
         rows.append(measure(name, tokens, make(), args.rounds))
     if args.out:
         machine = f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}"
-        report = {"shape": "18M", "dtype": "float32", "machine": machine, "rows": rows}
+        report = {
+            "shape": "18M",
+            "dtype": "float32",
+            "machine": machine,
+            "rounds": args.rounds,
+            "rows": rows,
+        }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=1) + "\n")
 

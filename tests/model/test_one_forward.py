@@ -79,6 +79,22 @@ def test_sequences_of_different_lengths_share_a_batch(model, ids, whole):
         assert (ours - theirs).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("start", [96, 100, 103, 111])
+def test_padding_beyond_every_sequence_reads_nothing_that_is_not_there(start, model, ids, whole):
+    cache = model.new_cache(2)
+    with torch.no_grad():
+        model(ids[:, :start], cache, lengths=[start, 0])
+        later = model(ids[:, :9], cache, lengths=[0, 5])  # no sequence fills the columns
+        assert cache.lengths == [start, 5]
+        last = model(torch.stack((ids[0, start : start + 1], ids[1, 5:6])), cache)
+    for ours, theirs in (
+        (later[1, :5], whole[1, :5]),
+        (last[0, 0], whole[0, start]),
+        (last[1, 0], whole[1, 5]),
+    ):
+        assert (ours - theirs).abs().max() <= TOLERANCE
+
+
 def test_every_step_back_within_the_window_is_as_never_having_gone_further(model, ids):
     window, reached = model.config.sliding_window, 139  # across block borders of both ratios
     with torch.no_grad():

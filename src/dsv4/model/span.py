@@ -94,7 +94,7 @@ class Span:
 
     def visible(self, ratio: int, block: QueryBlock) -> int:
         """The most compressed entries that any query of the block sees."""
-        return (max(self.starts) + block.last) // ratio
+        return min((max(self.starts) + block.last) // ratio, self.total(ratio))
 
     def entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
         """Entry i is seen from position t if i < (t + 1) // ratio: [b or 1, queries, entries]."""

@@ -1,0 +1,66 @@
+"""Write the README's figures from benchmarks/results and from the packaged model.
+
+python benchmarks/table.py            # rewrite the marked parts of README.md
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dsv4 import Config
+from dsv4.checkpoint.load import packaged
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+
+def speed() -> str:
+    """The table of benchmarks/peers.py's last run."""
+    report = json.loads((RESULTS / "peers.json").read_text(encoding="utf-8"))
+    lines = [
+        f"Shape `{report['shape']}`, {report['dtype']}, {report['machine']}; tokens/s, medians of "
+        f"{report['rounds']} alternating rounds (`benchmarks/peers.py`):",
+        "",
+        "| | dsv4 | transformers | ratio |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        lines.append(
+            f"| {row['what']} | {row['dsv4']:,.0f} | {row['transformers']:,.0f} "
+            f"| {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def nano() -> str:
+    """Size and training of the packaged model."""
+    config = Config.load(packaged())
+    info = json.loads((packaged() / "training.json").read_text(encoding="utf-8"))
+    size = sum(file.stat().st_size for file in packaged().iterdir()) / 1e6
+    return (
+        f"`nano` has {info['parameters'] / 1e6:.1f}M parameters ({config.num_hidden_layers} layers "
+        f"and an MTP block, {config.n_routed_experts} experts, {config.vocab_size:,} tokens) and "
+        f"takes {size:.0f} MB in the released FP8 + FP4 layout. It saw "
+        f"{info['tokens'] / 1e6:.1f}M tokens of simple English in {info['minutes']:.0f} minutes on "
+        f"two cores. On held-out text it needs {info['bits_per_byte']:.3f} bits a byte before "
+        f"rounding and {info['released_bits_per_byte']:.3f} as shipped."
+    )
+
+
+def main() -> None:
+    """Replace what stands between the markers."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, make in (("speed", speed), ("nano", nano)):
+        begin, end = (
+            f"<!-- {name}: written by benchmarks/table.py -->",
+            f"<!-- end of {name} -->",
+        )
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

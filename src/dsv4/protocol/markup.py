@@ -1,0 +1,113 @@
+"""The tags of tool calls and the search for them in a text that is still growing.
+
+<｜DSML｜tool_calls>, <｜DSML｜invoke name="…">, <｜DSML｜parameter name="…" string="true|false">
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from json.encoder import encode_basestring
+from typing import Any, NamedTuple
+
+from dsv4.protocol.constants import DSML
+
+BLOCK_TAG, BLOCK_END_TAG = f"<{DSML}tool_calls>", f"</{DSML}tool_calls>"
+INVOKE_END_TAG, PARAMETER_END_TAG = f"</{DSML}invoke>", f"</{DSML}parameter>"
+
+
+def growing(*parts: str) -> str:
+    """A pattern of `parts` in a row that also matches where the text ends between two of them."""
+    out = ""
+    for part in reversed(parts):
+        out = f"{part}(?:\\Z|{out})" if out else part
+    return out
+
+
+def literal(word: str) -> str:
+    """A pattern of a word, or of what the text's end holds of it."""
+    return growing(*map(re.escape, word))
+
+
+class Markers:
+    """Finds the first of some words; group 1 is None where the text ends inside the word."""
+
+    def __init__(self, *words: str):
+        whole = "|".join(map(re.escape, words))
+        self.pattern = re.compile(f"({whole})|{'|'.join(map(literal, words))}")
+        self.search, self.match = self.pattern.search, self.pattern.match
+
+
+# ---- tags as models really write them ---------------------------------------------------------
+
+_GAP = r"\s{0,8}+"  # bounded: a tag is never found by backtracking through a page of spaces
+LOOSE_TAG = growing(
+    rf"(?:<{_GAP}(?:/{_GAP})?+|/(?=[｜|]|\Z))",
+    r"[｜|]{0,2}+" + _GAP,
+    *("D", "S", _GAP, "M", "L"),
+    _GAP + r"[｜|]{0,2}+" + _GAP,
+    r"(?P<name>[a-z_]{1,16}+)",
+    r"""(?P<attributes>(?:[\s=A-Za-z_]|"[^"]*+"|'[^']*+')*+)""",
+    r"""(?:(?P<tag>>)|"[^"]*+\Z|'[^']*+\Z)""",
+)
+LONGEST_TAG = 1024
+_NAMES = {
+    **dict.fromkeys(
+        ("tool_calls", "toolcalls", "tool_call", "toolcall", "tool", "function_calls"), "tool_calls"
+    ),
+    "invoke": "invoke",
+    "parameter": "parameter",
+}
+_ATTRIBUTE = re.compile(r"""\s*([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z_]+))\s*""")
+_EXACT = re.compile(
+    rf'<{DSML}tool_calls>|<{DSML}invoke name="[^"]*">'
+    rf'|<{DSML}parameter name="[^"]*" string="(?:true|false)">'
+    rf"|</{DSML}(?:tool_calls|invoke|parameter)>"
+)
+
+
+class Tag(NamedTuple):
+    """A tag, however it was spelt; `exact` if as the layout spells it."""
+
+    raw: str
+    name: str
+    closing: bool
+    attributes: dict[str, str]
+    exact: bool
+
+
+def tag_of(found: re.Match[str]) -> Tag | None:
+    """The tag of a whole match of LOOSE_TAG; None if it only looks like one."""
+    raw, name = found.group(), _NAMES.get(found["name"])
+    if name is None or len(raw) > LONGEST_TAG:
+        return None
+    closing = "/" in raw[: raw.index("D")]
+    attributes: dict[str, str] = {}
+    rest = found["attributes"].strip()
+    while rest:
+        attribute = _ATTRIBUTE.match(rest)
+        if not attribute or attribute[1] in attributes or closing or name == "tool_calls":
+            return None  # what a tag has no place for must not be lost
+        attributes[attribute[1]] = attribute[2] or attribute[3] or attribute[4] or ""
+        rest = rest[attribute.end() :]
+    return Tag(raw, name, closing, attributes, _EXACT.fullmatch(raw) is not None)
+
+
+# ---- values -----------------------------------------------------------------------------------
+
+
+def string_piece(text: str) -> str:
+    """A piece of a JSON string, without its quotes."""
+    return encode_basestring(text)[1:-1]
+
+
+def json_value(text: str) -> Any:
+    """The value of JSON text; numbers stay text. Raises ValueError if it is no JSON."""
+    try:
+        return json.loads(text, parse_int=str, parse_float=str, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,319 @@
+"""Completions as models really write them: each departure has one reading, and no text is lost."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsv4.protocol import constants as c
+from dsv4.protocol.deltas import CallArguments, CallCancel, CallStart, Content, message_of
+from dsv4.protocol.encode import encode_messages
+from dsv4.protocol.errors import ProtocolError
+from dsv4.protocol.stream import StreamParser, parse_message
+
+D = c.DSML
+OPEN, CLOSE = f"\n\n<{D}tool_calls>\n", f"</{D}tool_calls>"
+INVOKE, END_INVOKE = f'<{D}invoke name="f">\n', f"</{D}invoke>\n"
+END_VALUE = f"</{D}parameter>\n"
+STRING, OTHER = f'<{D}parameter name="a" string="true">', f'<{D}parameter name="n" string="false">'
+A = f"{STRING}ls 2>&1{END_VALUE}"
+N = f"{OTHER}12{END_VALUE}"
+CALL = f"{OPEN}{INVOKE}{A}{N}{END_INVOKE}{CLOSE}"
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "parameters": {"properties": {"a": {"type": "string"}, "n": {"type": "integer"}}},
+        },
+    }
+]
+
+
+def read(text, mode="chat", cuts=(), stopped=False, **options):
+    """(reasoning, content, [(name, arguments)…], error kinds), from pieces."""
+    parser, deltas, last = StreamParser(mode, "tolerant", **options), [], 0
+    for cut in [*sorted(cuts), len(text)]:
+        deltas += parser.feed(text[last:cut])
+        last = cut
+    deltas += parser.close(stopped)
+    message = parser.finish()
+    assert message_of(deltas) == message
+    calls = [tuple(call["function"].values()) for call in message["tool_calls"]]
+    for _, arguments in calls:
+        assert isinstance(json.loads(arguments), dict)
+    for error in () if stopped else parser.errors:
+        assert text[error.offset : error.offset + len(error.text)] == error.text or (
+            error.kind == "no_json" and error.text == '""'
+        )
+    kinds = [error.kind for error in parser.errors]
+    assert parser.truncated == ("truncated" in kinds)
+    return message["reasoning_content"], message["content"], calls, kinds
+
+
+F = [("f", '{"a": "ls 2>&1", "n": 12}')]
+FA = [("f", '{"a": "ls 2>&1"}')]
+# name: (completion, content, calls, kinds of errors), in chat mode
+WILD = {
+    "exact": (f"x{CALL}{c.EOS}", "x", F, []),
+    "no EOS after a block": (f"x{CALL}", "x", F, []),
+    "no EOS after text": ("Well", "Well", [], ["truncated"]),
+    "no blank line": (f"{CALL.strip()}{c.EOS}", "", F, ["layout"]),
+    "after text, on its line": (f"So: {CALL.strip()}{c.EOS}", "So: ", F, ["layout"]),
+    "after one line end": (f"So:\n{CALL.strip()}{c.EOS}", "So:", F, ["layout"]),
+    "after three line ends": (f"So:\n{CALL}{c.EOS}", "So:\n", F, []),
+    "space after the block": (f"{CALL}\n {c.EOS}", "", F, ["layout"]),
+    "text after the block": (f"x{CALL}\n\nDone.{c.EOS}", "x\n\nDone.", F, ["text_after_calls"]),
+    "two blocks": (f"x{CALL}{CALL}{c.EOS}", "x", F + F, ["second_block"]),
+    "text between blocks": (
+        f"x{CALL}, y{CALL}{c.EOS}",
+        "x, y",
+        F + F,
+        ["text_after_calls", "second_block"],
+    ),
+    "no start of the block": (f"x\n\n{INVOKE}{A}{END_INVOKE}{CLOSE}", "x", FA, ["missing_start"]),
+    "no end of the block": (f"{OPEN}{INVOKE}{A}{END_INVOKE}{c.EOS}", "", FA, ["missing_end"]),
+    "no end of the call": (f"{OPEN}{INVOKE}{A}{CLOSE}", "", FA, ["missing_end"]),
+    "no end of the call, a second": (
+        f"{OPEN}{INVOKE}{A}{INVOKE}{A}{END_INVOKE}{CLOSE}",
+        "",
+        FA + FA,
+        ["missing_end"],
+    ),
+    "no end of call and block": (f"{OPEN}{INVOKE}{A}{c.EOS}", "", FA, ["missing_end"]),
+    "no end of a value": (f"{OPEN}{INVOKE}{STRING}ls 2>&1\n{N}{END_INVOKE}{CLOSE}", "", F,
+                          ["missing_end"]),
+    "no end of a value, call, block": (
+        f"{OPEN}{INVOKE}{STRING}ls 2>&1\n{c.EOS}", "", FA, ["missing_end"],
+    ),
+    "an end tag without its <": (CALL.replace(f"1</{D}", f"1/{D}"), "", F, ["layout"]),
+    "ASCII bars": (CALL.replace(D, "|DSML|"), "", F, ["layout"] * 8),
+    "double bars": (CALL.replace(f"<{D}invoke", "<｜｜DSML｜｜invoke"), "", F, ["layout"]),
+    "a broken token": (CALL.replace(f"<{D}invoke", "<|DS\nML|invoke"), "", F, ["layout"]),
+    "lost bars": (CALL.replace(f"</{D}invoke", "</DSMLinvoke"), "", F, ["layout"]),
+    "space in tags": (CALL.replace(f"</{D}invoke>", f"< / {D} invoke >"), "", F, ["layout"]),
+    "space between tags": (CALL.replace(f"\n<{D}par", f"\n\n  <{D}par"), "", F, ["layout"] * 2),
+    "toolcalls": (CALL.replace("tool_calls", "toolcalls"), "", F, ["layout"] * 2),
+    "tool": (CALL.replace("tool_calls", "tool"), "", F, ["layout"] * 2),
+    "single quotes": (CALL.replace('"f"', "'f'"), "", F, ["layout"]),
+    "JSON in place of parameters": (
+        f'{OPEN}{INVOKE}{{"a": "</x>", "n":1}}\n{END_INVOKE}{CLOSE}',
+        "",
+        [("f", '{"a": "</x>", "n":1}')],
+        ["json_body"],
+    ),
+    "prose in place of parameters": (
+        f"x{OPEN}{INVOKE}list all\n{END_INVOKE}{CLOSE}",
+        f"x{OPEN}{INVOKE}list all\n{END_INVOKE}{CLOSE}",
+        [],
+        ["void_call", "unexpected_markup", "truncated"],
+    ),
+    "bare words": (
+        f"{OPEN}{INVOKE}{OTHER}to be{END_VALUE}{END_INVOKE}{CLOSE}",
+        "",
+        [("f", '{"n": "to be"}')],
+        ["no_json"],
+    ),
+    "NaN": (f"{OPEN}{INVOKE}{OTHER}NaN{END_VALUE}{END_INVOKE}{CLOSE}", "", [("f", '{"n": "NaN"}')],
+            ["no_json"]),
+    "an empty value": (
+        f"{OPEN}{INVOKE}{OTHER}{END_VALUE}{END_INVOKE}{CLOSE}", "", [("f", '{"n": ""}')],
+        ["no_json"],
+    ),
+    "the same parameter twice": (
+        f"{OPEN}{INVOKE}{A}{STRING}b{END_VALUE}{END_INVOKE}{CLOSE}",
+        f"{STRING}b{END_VALUE[:-1]}",
+        FA,
+        ["duplicate_parameter"],
+    ),
+    "no string attribute": (
+        CALL.replace(' string="true"', "").replace(' string="false"', ""), "", F,
+        ["missing_string"] * 2,
+    ),
+    "no arguments": (f"{OPEN}{INVOKE}\n{END_INVOKE}{CLOSE}", "", [("f", "{}")], []),
+    "text among parameters": (
+        f"{OPEN}{INVOKE}{A}and{N}{END_INVOKE}{CLOSE}", "\nand", F, ["text_in_call"],
+    ),
+    "text among calls": (
+        f"{OPEN}first {INVOKE}{A}{END_INVOKE}{CLOSE}", f"{OPEN}first ", FA,
+        ["unexpected_markup", "missing_start"],
+    ),
+    "a bare </think>": (f"{c.END_THINK}x{c.EOS}", "x", [], ["redundant_think"]),
+    "a late </think>": (f"x{c.END_THINK}y{c.EOS}", f"x{c.END_THINK}y", [], ["unexpected_markup"]),
+    "a role": (f"x{c.USER}y{c.EOS}", f"x{c.USER}y", [], ["unexpected_markup"]),
+    "text after EOS": (f"x{c.EOS}y{CALL}", f"xy{CALL}", [], ["text_after_end"]),
+    "EOS inside a value": (
+        CALL.replace("2>&1", c.EOS), "", [("f", f'{{"a": "ls {c.EOS}", "n": 12}}')], [],
+    ),
+    "talk about calls": (
+        f"Write <{D}tool_calls> first.{c.EOS}", f"Write <{D}tool_calls> first.", [],
+        ["layout", "unexpected_markup"],
+    ),
+    "text after a call": (
+        f"{OPEN}{INVOKE}{A}{END_INVOKE}Done.{c.EOS}", "\nDone.", FA,
+        ["text_among_calls", "missing_end"],
+    ),
+    "a tag of nothing": (f"<{D}thing>{c.EOS}", f"<{D}thing>", [], ["unexpected_markup"]),
+    "cut after a block's start": (f"x{OPEN}", f"x{OPEN}", [], ["truncated"]),
+    "cut between calls": (f"x{OPEN}{INVOKE}{A}{END_INVOKE}", "x", FA, ["truncated"]),
+    "cut in a marker": (f"x{OPEN[:9]}", f"x{OPEN[:9]}", [], ["unexpected_markup", "truncated"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WILD)
+def test_one_reading_however_it_is_cut(name):
+    text, content, calls, kinds = WILD[name]
+    wanted = ("", content, calls, kinds)
+    assert read(text) == wanted
+    for cut in range(len(text)):
+        assert read(text, cuts=[cut]) == wanted, text[:cut]
+    assert read(text, cuts=range(len(text))) == wanted
+
+
+THINKING = {
+    "block in reasoning": (
+        f"so{CALL}{c.EOS}", "so", "", F, ["block_in_reasoning", "open_reasoning"],
+    ),
+    "block in reasoning, then an answer": (
+        f"so{CALL}\n{c.END_THINK}ok{c.EOS}", "so", "ok", F,
+        ["block_in_reasoning", "layout", "text_after_calls"],
+    ),
+    "open block in reasoning": (
+        f"so{OPEN}{INVOKE}{A}{c.END_THINK}ok{c.EOS}", "so", "ok", FA,
+        ["block_in_reasoning", "missing_end", "text_after_calls"],
+    ),
+    "unclosed reasoning": (f"so{c.EOS}", "so", "", [], ["open_reasoning"]),
+    "<think> again": (f"{c.THINK}so{c.END_THINK}x{c.EOS}", "so", "x", [], ["redundant_think"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_departures_around_reasoning(name):
+    text, *wanted = THINKING[name]
+    assert read(text, "thinking") == tuple(wanted)
+    assert read(text, "thinking", cuts=range(len(text))) == tuple(wanted)
+
+
+def test_what_the_request_offers_decides():
+    assert read(CALL, tools=TOOLS) == ("", "", F, [])
+    assert read(CALL, tools=[])[1:3] == (CALL, [])
+    assert read(CALL, tool_choice="none")[1:3] == (CALL, [])
+    assert set(read(CALL, tools=[])[3]) == {"not_offered", "truncated"}
+    assert read(CALL.replace('"f"', '"g"'), tools=TOOLS)[3] == ["unknown_tool"]
+    untyped = CALL.replace(' string="true"', "").replace("ls 2>&1", "12")
+    assert read(untyped, tools=TOOLS)[2] == [("f", '{"a": "12", "n": 12}')]
+    assert read(untyped)[2] == [("f", '{"a": 12, "n": 12}')]
+
+
+@pytest.mark.parametrize("key", ["arguments", "input"])
+@pytest.mark.parametrize("string", ["true", "false"])
+def test_arguments_wrapped_once_more(key, string):
+    tag = f'<{D}parameter name="{key}" string="{string}">'
+    text = f'{OPEN}{INVOKE}{tag}{{"n": 1}}{END_VALUE}{END_INVOKE}{CLOSE}'
+    assert read(text, tools=TOOLS)[2:] == ([("f", '{"n": 1}')], ["wrapped_arguments"])
+    kept = json.loads(read(text)[2][0][1])  # without a schema it may be the parameter's name
+    assert kept == {key: {"n": 1} if string == "false" else '{"n": 1}'}
+    more = text.replace(END_INVOKE, N + END_INVOKE)
+    assert json.loads(read(more, tools=TOOLS)[2][0][1]) == kept | {"n": 12}
+    prose = text.replace('{"n": 1}', "all")
+    assert json.loads(read(prose, tools=TOOLS)[2][0][1]) == {key: "all"}
+
+
+def test_a_call_that_breaks_off_is_void_and_its_text_is_kept():
+    for size in range(len(OPEN) + 1, len(CALL) - len(CLOSE) - 1):
+        _, content, calls, kinds = read(f"x{CALL[:size]}")
+        assert (content, calls, kinds[-1]) == (f"x{CALL[:size]}", [], "truncated"), size
+    parser = StreamParser("chat", "tolerant")
+    deltas = parser.feed(f"x{OPEN}{INVOKE}{STRING}l")
+    assert deltas[1:] == [CallStart(0, "f"), CallArguments(0, '{"a": "'), CallArguments(0, "l")]
+    assert parser.close() == [CallCancel(0), Content(f"{OPEN}{INVOKE}{STRING}l")]
+
+
+def test_an_engine_that_strips_the_end_token_says_so():
+    assert read("x", stopped=True) == ("", "x", [], [])
+    assert read(f"{OPEN}{INVOKE}{A}", stopped=True)[1:3] == ("", FA)
+    assert parse_message(f"x{c.EOS}", "chat") == stopped_strictly("x")
+    with pytest.raises(ProtocolError, match="closed"):
+        parser = StreamParser("chat", "tolerant")
+        parser.finish()
+        parser.feed("x")
+    with pytest.raises(ProtocolError, match="mode"):
+        StreamParser("chat", "lenient")
+
+
+def stopped_strictly(text):
+    parser = StreamParser("chat")
+    parser.feed(text)
+    return parser.finish(stopped=True)
+
+
+SHREDS = [*c.CONTROL, OPEN, CLOSE, INVOKE, END_INVOKE, STRING, OTHER, END_VALUE, A, N, "<", "</"]
+SHREDS += [
+    "|DSML|",
+    "\n",
+    "\n\n",
+    " ",
+    "a",
+    "12",
+    '{"a": 1}',
+    '"',
+    "/",
+    "｜",
+    "name=",
+    "invoke",
+    ">",
+]
+MODES = st.sampled_from(["chat", "thinking"])
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(st.sampled_from(SHREDS) | st.text(max_size=3), max_size=25), MODES, st.data())
+def test_any_text_is_read_and_cuts_do_not_matter(shreds, mode, data):
+    text = "".join(shreds)
+    tools = data.draw(st.sampled_from([None, TOOLS, []]))
+    whole = read(text, mode, tools=tools)
+    cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
+    assert read(text, mode, cuts, tools=tools) == whole
+    assert read(text, mode, range(len(text)), tools=tools) == whole
+    if not whole[3] and tools is None:  # nothing departed: strict agrees
+        strict = parse_message(text, mode)
+        assert (strict["reasoning_content"], strict["content"]) == whole[:2]
+        assert [tuple(call["function"].values()) for call in strict["tool_calls"]] == whole[2]
+
+
+WORDS = st.integers(0, 10**6).map(lambda n: f"w{n:07}")
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(WORDS, min_size=9, max_size=9, unique=True), st.data())
+def test_damage_to_the_markup_loses_no_word(words, data):
+    """Characters of the markup are deleted, doubled or swapped in; every payload word survives."""
+    calls = [
+        {"function": {"name": words[i], "arguments": json.dumps({words[i + 1]: words[i + 2]})}}
+        for i in (2, 5)
+    ]
+    message = {"role": "assistant", "reasoning_content": words[0], "content": words[1]}
+    text = encode_messages(
+        [message | {"tool_calls": calls}], "thinking", context=[{"role": "user", "content": ""}]
+    )
+    pieces = re.split(r"(w\d{7})", text)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = 2 * data.draw(st.integers(0, len(pieces) // 2))
+        if pieces[at]:
+            i = data.draw(st.integers(0, len(pieces[at]) - 1))
+            j = data.draw(st.integers(i, min(len(pieces[at]), i + 12)))
+            new = data.draw(st.sampled_from(["", pieces[at][i:j] * 2, "<", "\n", '"', "|", ">"]))
+            pieces[at] = pieces[at][:i] + new + pieces[at][j:]
+    reasoning, content, read_calls, _ = read("".join(pieces), "thinking")
+    out = reasoning + content + "".join(name + arguments for name, arguments in read_calls)
+    for word in words[:8]:
+        assert out.count(word) == 1, (word, out)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(st.sampled_from(list("ab <>/\n|\"'{}DSML")), max_size=80))
+def test_text_without_control_tokens_is_content(text):
+    if not re.search(r"DS\s*ML", text):
+        assert read(text + c.EOS)[1:] == (text, [], [])

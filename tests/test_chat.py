@@ -10,9 +10,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 import dsv4
-from dsv4.chat import Chat
+from dsv4.chat import Chat, Reasoning, _pieces
 from dsv4.generation import Sampling
-from dsv4.protocol.dialogue import STRINGS
+from dsv4.protocol.constants import END_THINK
 from dsv4.tokenizer import Tokenizer
 from dsv4.train import bpe
 
@@ -73,21 +73,17 @@ def test_interrupting_keeps_what_was_said(model, tokenizer):
     chat, seen = Chat(model, tokenizer, Sampling(seed=1, max_tokens=50)), []
     for piece in chat.ask("Hello", interrupted=lambda: len(seen) >= 3):
         seen.append(piece.text)
-    assert chat.turns[-1].content == "".join(seen) and len(chat.turns) == 2
+    assert chat.messages[-1]["content"] == "".join(seen) and len(chat.messages) == 2
     chat.reset()
-    assert not chat.turns and chat.cache.lengths == [0]
+    assert not chat.messages and chat.cache.lengths == [0]
 
 
 def test_reasoning_is_told_from_content(model, tokenizer):
-    class Scripted:
-        def __iter__(self):
-            yield from ("I th", "ink.", STRINGS["end_think"], "Yes", ".")
-
     chat = Chat(model, tokenizer, Sampling())
     chat.effort = "high"
-    pieces = list(chat._pieces(Scripted()))
-    assert "".join(p.text for p in pieces if p.kind == "reasoning") == "I think."
-    assert "".join(p.text for p in pieces if p.kind == "content") == "Yes."
+    pieces = list(_pieces(chat._parser(), ("I th", "ink.", END_THINK, "Yes", ".\n")))
+    assert "".join(p.text for p in pieces if isinstance(p, Reasoning)) == "I think."
+    assert "".join(p.text for p in pieces if not isinstance(p, Reasoning)) == "Yes.\n"
 
 
 def test_a_dialogue_past_the_context_is_refused_and_kept(make_model, tokenizer):
@@ -95,7 +91,7 @@ def test_a_dialogue_past_the_context_is_refused_and_kept(make_model, tokenizer):
     chat = Chat(model, tokenizer, Sampling(max_tokens=2))
     with pytest.raises(ValueError, match="the context is 30"):
         answer(chat, "x" * 40)
-    assert not chat.turns and answer(chat, "x") is not None
+    assert not chat.messages and answer(chat, "x") is not None
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +116,11 @@ def environment():
 
 
 def test_the_command_reads_a_pipe_and_prints_plain_text(folder):
-    lines = "Hello\n/effort max\n/effort low\n/nonsense\n/reset\nHello\n/exit\nnot read\n"
+    lines = "Hello\n/effort max\n/effort huge\n/nonsense\n/reset\nHello\n/exit\nnot read\n"
     done = run("chat", folder, "--seed", 1, "--max-tokens", 4, input=lines)
     assert done.returncode == 0 and "\x1b" not in done.stdout
     assert "effort is max" in done.stdout and "the dialogue is forgotten" in done.stdout
-    assert "unknown effort 'low'" in done.stderr and "not read" not in done.stdout
+    assert "effort = 'huge'" in done.stderr and "not read" not in done.stdout
 
 
 def test_generate_repeats_with_a_seed(folder):
@@ -139,7 +135,7 @@ def test_generate_repeats_with_a_seed(folder):
     [
         (["chat", "no/such/folder"], "no/such/folder"),
         (["generate", "--top-p", "7"], "top_p = 7"),
-        (["chat", "--effort", "huge"], "unknown effort 'huge'"),
+        (["chat", "--effort", "huge"], "effort = 'huge'"),
     ],
 )
 def test_errors_are_one_line(words, message, folder):

@@ -6,34 +6,30 @@ Only what the new prompt adds to the cached ids is prefilled. Where the protocol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dsv4.generation import Completion, Reply, Sampling
 from dsv4.model.transformer import Transformer
-from dsv4.protocol.dialogue import STRINGS, Effort, Turn, dialogue_segments
+from dsv4.protocol.deltas import Content, Delta, Reasoning
+from dsv4.protocol.effort import resolve_effort
+from dsv4.protocol.encode import Message, encode_ids
+from dsv4.protocol.stream import StreamParser
 from dsv4.tokenizer import Tokenizer
 
-
-class Piece(NamedTuple):
-    """A piece of a reply as it arrives."""
-
-    kind: Literal["reasoning", "content"]
-    text: str
+Piece = Reasoning | Content
 
 
 class Chat:
-    """Holds the turns and answers the next one."""
+    """Holds the messages and answers the next one. `effort` is a word of `resolve_effort`."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, sampling: Sampling):
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
-        self.effort: Effort = "none"
-        self.turns: list[Turn] = []
+        self.effort = "none"
         self.reset()
 
     def reset(self) -> None:
         """Forget the dialogue."""
-        self.turns = []
+        self.messages: list[Message] = []
         self.cache, self.cached = self.model.new_cache(1), list[int]()
 
     def ask(self, text: str, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
@@ -41,8 +37,8 @@ class Chat:
 
         Raises ValueError, with the dialogue unchanged, if the prompt exceeds the context.
         """
-        turns = [*self.turns, Turn("user", text)]
-        ids = self._encode(turns)
+        messages = [*self.messages, {"role": "user", "content": text}]
+        ids = self._encode(messages)
         reply = Reply(
             self.model,
             self._uncached(ids),
@@ -51,24 +47,21 @@ class Chat:
             cache=self.cache,
             interrupted=interrupted,
         )
-        said = {"reasoning": "", "content": ""}
+        parser = self._parser()
         try:
-            for piece in self._pieces(reply):
-                said[piece.kind] += piece.text
-                yield piece
+            yield from _pieces(parser, reply)
         except BaseException:  # the cache may be between two states
             self.cache, self.cached = self.model.new_cache(1), []
             raise
         self._remember(ids, reply.completion)
-        self.turns = [*turns, Turn("assistant", said["content"], said["reasoning"])]
+        self.messages = [*messages, parser.finish()]
 
-    def _encode(self, turns: Sequence[Turn]) -> list[int]:
-        ids: list[int] = []
-        for segment in dialogue_segments(turns, self.effort):
-            if segment.control:
-                ids.append(self.tokenizer.token_id(segment.text))
-            else:
-                ids += self.tokenizer.encode(segment.text)
+    def _parser(self) -> StreamParser:
+        return StreamParser(resolve_effort(self.effort)[0], "tolerant", tools=[])
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        mode, effort = resolve_effort(self.effort)
+        ids = encode_ids(messages, self.tokenizer, mode, reasoning_effort=effort)
         context = self.model.config.max_position_embeddings
         if len(ids) >= context:
             raise ValueError(
@@ -93,13 +86,12 @@ class Chat:
     def _remember(self, prompt: list[int], completion: Completion) -> None:
         self.cached = [*prompt, *completion.ids][: self.cache.lengths[0]]
 
-    def _pieces(self, reply: Reply) -> Iterator[Piece]:
-        kind: Literal["reasoning", "content"] = "content" if self.effort == "none" else "reasoning"
-        end = STRINGS["end_think"]
-        for text in reply:
-            if kind == "reasoning" and end in text:
-                before, text = text.split(end, 1)
-                yield Piece(kind, before)
-                kind = "content"
-            if text:
-                yield Piece(kind, text)
+
+def _pieces(parser: StreamParser, texts: Iterable[str]) -> Iterator[Piece]:
+    for text in texts:
+        yield from _said(parser.feed(text))
+    yield from _said(parser.close())
+
+
+def _said(deltas: Iterable[Delta]) -> Iterator[Piece]:
+    return (delta for delta in deltas if isinstance(delta, Reasoning | Content))

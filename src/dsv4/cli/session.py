@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import torch
 import typer
@@ -16,7 +15,8 @@ from dsv4.checkpoint.load import load, packaged
 from dsv4.generation import Reply, Sampling
 from dsv4.interrupt import interruptible
 from dsv4.model.transformer import Transformer
-from dsv4.protocol.dialogue import EFFORTS, Effort
+from dsv4.protocol.deltas import Reasoning
+from dsv4.protocol.effort import resolve_effort
 from dsv4.tokenizer import Tokenizer
 
 HELP = "/reset forgets the dialogue · /effort none|high|max · /exit leaves · Ctrl-C stops a reply"
@@ -62,9 +62,8 @@ def converse(dialogue: Chat) -> None:
 
 def set_effort(dialogue: Chat, effort: str) -> None:
     """Raises ValueError for an unknown effort."""
-    if effort not in EFFORTS:
-        raise ValueError(f"unknown effort {effort!r}: choose one of {', '.join(EFFORTS)}")
-    dialogue.effort = cast(Effort, effort)
+    resolve_effort(effort)
+    dialogue.effort = effort
 
 
 def _lines(terminal: bool) -> Iterator[str]:
@@ -120,7 +119,7 @@ def _styled() -> Callable[[Piece], None]:
     console = Console(highlight=False, markup=False)
 
     def show(piece: Piece) -> None:
-        style = "dim" if piece.kind == "reasoning" else None
+        style = "dim" if isinstance(piece, Reasoning) else None
         console.print(piece.text, end="", style=style, soft_wrap=True)
 
     return show

@@ -10,7 +10,7 @@ encoding folder; report, section 5.1.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,8 +70,13 @@ def encode_segments(
     add_default_bos_token: bool = True,
     reasoning_effort: str | None = None,
     revision: str = "2026-04",
+    trusted: Collection[str] = (),
 ) -> list[Segment]:
-    """`encode_messages` with control tokens told from text that merely spells them."""
+    """`encode_messages` with control tokens told from text that merely spells them.
+
+    `trusted`: control strings that count in the messages' own text too, for a caller who put them
+    there and has seen to it that nobody else did, as with `EXTRACTED_URL` in a read_url turn.
+    """
     return _wire(
         messages,
         thinking_mode,
@@ -80,13 +85,13 @@ def encode_segments(
         add_default_bos_token,
         reasoning_effort,
         revision,
-    ).segments()
+    ).segments(trusted)
 
 
 def encode_ids(
     messages: Sequence[Message], tokenizer: TextEncoder, thinking_mode: str, **options: Any
 ) -> list[int]:
-    """Token ids of a conversation; `options` are those of `encode_messages`.
+    """Token ids of a conversation; `options` are those of `encode_segments`.
 
     No message can produce a special id: text that spells a control token is tokenised as text.
     """

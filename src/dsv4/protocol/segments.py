@@ -7,7 +7,8 @@ tokenizer needs so that a user who types a role's token does not become that rol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, Protocol
 
 from dsv4.protocol.constants import CONTROL_RE
@@ -48,12 +49,17 @@ class Wire:
         """The whole prompt."""
         return "".join(text for text, _ in self._parts)
 
-    def segments(self) -> list[Segment]:
-        """Control tokens apart; neighbouring text is one segment, whoever wrote it."""
+    def segments(self, trusted: Collection[str] = ()) -> list[Segment]:
+        """Control tokens apart; neighbouring text is one segment, whoever wrote it.
+
+        `trusted`: control strings that are control tokens in anyone's text too.
+        """
+        in_text = re.compile("(" + "|".join(map(re.escape, trusted)) + ")") if trusted else None
         out: list[Segment] = []
         plain: list[str] = []
         for text, own in self._parts:
-            for number, piece in enumerate(CONTROL_RE.split(text) if own else (text,)):
+            pattern = CONTROL_RE if own else in_text
+            for number, piece in enumerate(pattern.split(text) if pattern else (text,)):
                 if number % 2 == 0:
                     plain.append(piece)
                     continue

@@ -23,6 +23,8 @@ INVOKE, END_INVOKE = f"<{DSML}invoke", f"</{DSML}invoke"
 PARAMETER, END_PARAMETER = f"<{DSML}parameter", f"/{DSML}parameter"
 CHECKED = (BOS, EOS, THINK, END_THINK, DSML)  # what the release's parser refuses in text
 
+LONGEST_HEAD = 1 << 16
+
 _NAME = re.compile(r'\s*name="(.*?)">\n\n?', re.DOTALL)
 _KEY = re.compile(r' name="(.*?)" string="(true|false)">', re.DOTALL)
 
@@ -119,6 +121,7 @@ class StrictReader:
     def _read_name(self) -> bool:
         found = _INSIDE.search(self._held)
         if found is None or found.group(1) is None:
+            self._bound_head()
             return False
         name = _NAME.fullmatch(self._held, 0, found.start())
         if name is None:
@@ -150,6 +153,7 @@ class StrictReader:
         if head is None:
             if end >= 0:
                 raise ProtocolError(f"not the head of a parameter: {self._held[:end]!r}")
+            self._bound_head()
             return False
         key, string = head.groups()
         if key in self._call.keys:
@@ -177,6 +181,11 @@ class StrictReader:
         self._call.end_value()
         self._read = self._read_gap
         return True
+
+    def _bound_head(self) -> None:
+        """A head is read again with every piece: without an end to it, time would be squared."""
+        if len(self._held) > LONGEST_HEAD:
+            raise ProtocolError(f"a tag of over {LONGEST_HEAD} characters: {self._held[:60]!r}")
 
     def _after_gap(self, markers: Markers) -> str:
         """The marker that stands after `>` and a line end, "" if more text is needed."""

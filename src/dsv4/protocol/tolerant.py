@@ -14,7 +14,7 @@ from typing import Any
 from dsv4.protocol.call import Call
 from dsv4.protocol.constants import END_THINK, EOS, THINK
 from dsv4.protocol.deltas import CallCancel, Content, Delta, End, ErrorRecord, Reasoning
-from dsv4.protocol.markup import Tag, json_value
+from dsv4.protocol.markup import LONGEST_TAG, Tag, json_value
 from dsv4.protocol.scan import BEGINS, Scanner, without_line_ends
 
 WRAPPERS = ("arguments", "input")
@@ -135,7 +135,7 @@ class TolerantReader:
         if self._gap is not None:
             text = self._gap + text
             leaves = opens or item == EOS or (item == END_THINK and self._kind is Reasoning)
-            if text.strip() or (item is not None and not leaves):
+            if _is_text(text) or (item is not None and not leaves):
                 self._gap = None
             elif item is None:
                 self._gap = text
@@ -244,7 +244,7 @@ class TolerantReader:
         if self._gap is None:
             return text
         self._gap += text
-        if self._gap.strip():
+        if _is_text(self._gap):
             text, self._gap = self._gap, None
             return text
         if item is not None:
@@ -445,6 +445,11 @@ class TolerantReader:
             self._call.piece("".join(self._body))
             self._wrapped, self._body = None, []
             self._end_value(self._call)
+
+
+def _is_text(gap: str) -> bool:
+    """More than the space that tags may have around them."""
+    return len(gap) > LONGEST_TAG or not (gap.isspace() or not gap)
 
 
 def _raw(item: Item) -> str:

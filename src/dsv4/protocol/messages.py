@@ -1,0 +1,333 @@
+"""The typed layer over the encoder: what a conversation may hold, checked before it is encoded.
+
+The drop-in functions take what the release takes and lose what the release loses. Here a field that
+would be lost, or that the layout cannot carry, is an error that names message and field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from dsv4.protocol.constants import TASKS
+from dsv4.protocol.errors import ProtocolError
+
+Task = Literal["action", "query", "authority", "domain", "title", "read_url"]
+
+
+class Part(TypedDict):
+    """A part of a content: only those of type "text" reach the model as they are."""
+
+    type: str
+    text: NotRequired[str]
+
+
+class Function(TypedDict):
+    """A function that was called; `arguments` is JSON text or an object."""
+
+    name: str
+    arguments: NotRequired[str | dict[str, Any] | None]
+
+
+class ToolCall(TypedDict):
+    """A call in an assistant's message; tool messages answer it by its id."""
+
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: Function
+
+
+class FunctionSchema(TypedDict):
+    """A function that may be called; `parameters` is a JSON schema."""
+
+    name: str
+    description: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
+    strict: NotRequired[bool | None]
+
+
+class Tool(TypedDict):
+    """A tool that is offered."""
+
+    type: NotRequired[Literal["function"]]
+    function: FunctionSchema
+
+
+class SystemMessage(TypedDict):
+    """Instructions, and what the model may call and must keep to."""
+
+    role: Literal["system", "developer"]
+    content: str | list[Part]
+    tools: NotRequired[list[Tool]]
+    response_format: NotRequired[dict[str, Any] | None]
+    task: NotRequired[Task]
+
+
+class UserMessage(TypedDict):
+    """What a user says. `task` asks for a quick instruction in place of a reply."""
+
+    role: Literal["user"]
+    content: str | list[Part]
+    task: NotRequired[Task]
+
+
+class AssistantMessage(TypedDict):
+    """A reply. `wo_eos` leaves it open, to be continued."""
+
+    role: Literal["assistant"]
+    content: NotRequired[str | list[Part] | None]
+    reasoning_content: NotRequired[str | None]
+    tool_calls: NotRequired[list[ToolCall] | None]
+    wo_eos: NotRequired[bool]
+    task: NotRequired[Task]
+
+
+class ToolMessage(TypedDict):
+    """The result of a call."""
+
+    role: Literal["tool"]
+    content: str | list[Part]
+    tool_call_id: NotRequired[str]
+
+
+class ReminderMessage(TypedDict):
+    """What the model is to be reminded of, last."""
+
+    role: Literal["latest_reminder"]
+    content: str | list[Part]
+
+
+Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage | ReminderMessage
+
+_ROLES = ("system", "user", "assistant", "tool", "developer", "latest_reminder")
+_ONLY = {  # field → the roles that can carry it
+    "reasoning_content": ("assistant",),
+    "tool_calls": ("assistant",),
+    "wo_eos": ("assistant",),
+    "tools": ("system", "developer"),
+    "response_format": ("system", "developer"),
+    "task": ("system", "developer", "user", "assistant"),
+}
+
+
+def validate(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The same messages, if they can be encoded without loss.
+
+    Fields that are not of the protocol are left alone. Raises ProtocolError, which begins with the
+    path of the field: `messages[2].tool_calls[0].function.name`.
+    """
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
+        raise ProtocolError(f"messages: must be a list, not {type(messages).__name__}")
+    opener = None  # index of the message that opened the turn of users and tools
+    for index, message in enumerate(messages):
+        _check(message, f"messages[{index}]")
+        if message["role"] not in ("user", "tool"):
+            opener = None
+            continue
+        asks = message.get("task") is not None
+        if opener is not None and message["role"] == "user":
+            if messages[opener].get("task") is not None:
+                opener = None
+            elif asks:
+                raise ProtocolError(
+                    f"messages[{index}].task: the message joins the turn of messages[{opener}],"
+                    " where its task would be lost: put it on that message, or join the texts"
+                )
+        opener = index if opener is None else opener
+    return cast("list[Message]", list(messages))
+
+
+def _check(message: Any, where: str) -> None:
+    if not isinstance(message, Mapping):
+        raise ProtocolError(f"{where} = {message!r}: must be an object with a role")
+    role = message.get("role")
+    if role not in _ROLES:
+        raise ProtocolError(f"{where}.role = {role!r}: must be one of {', '.join(_ROLES)}")
+    for field, roles in _ONLY.items():
+        if message.get(field) is not None and role not in roles:
+            raise ProtocolError(f"{where}.{field}: belongs to {' or '.join(roles)}, not to {role}")
+    if role != "assistant" or message.get("content") is not None:
+        _check_content(message.get("content"), f"{where}.content")
+    if role == "developer" and not message["content"]:
+        raise ProtocolError(f"{where}.content: a developer message needs text")
+    for field, kind in (("reasoning_content", str), ("tool_call_id", str), ("wo_eos", bool)):
+        if not isinstance(message.get(field), kind | None):
+            raise ProtocolError(f"{where}.{field} = {message[field]!r}: must be {kind.__name__}")
+    if message.get("task") is not None and message["task"] not in TASKS:
+        raise ProtocolError(
+            f"{where}.task = {message['task']!r}: must be one of {', '.join(TASKS)}"
+        )
+    for number, call in enumerate(_list(message, "tool_calls", where)):
+        _check_call(call, f"{where}.tool_calls[{number}]")
+    for number, tool in enumerate(_list(message, "tools", where)):
+        _check_function(tool, f"{where}.tools[{number}]")
+
+
+def _check_content(content: Any, where: str) -> None:
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        raise ProtocolError(f"{where} = {content!r}: must be text or a list of parts")
+    for number, part in enumerate(content):
+        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+            raise ProtocolError(f"{where}[{number}] = {part!r}: must be an object with a type")
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise ProtocolError(f"{where}[{number}].text = {part.get('text')!r}: must be text")
+
+
+def _list(message: Mapping[str, Any], field: str, where: str) -> Sequence[Any]:
+    value = message.get(field)
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise ProtocolError(f"{where}.{field} = {value!r}: must be a list")
+    return value
+
+
+def _check_call(call: Any, where: str) -> None:
+    function = _check_function(call, where)
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str | Mapping | None):
+        raise ProtocolError(
+            f"{where}.function.arguments = {arguments!r}: must be JSON text or an object"
+        )
+    if not isinstance(call.get("id"), str | None):
+        raise ProtocolError(f"{where}.id = {call['id']!r}: must be text")
+
+
+def _check_function(value: Any, where: str) -> Mapping[str, Any]:
+    function = value.get("function") if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise ProtocolError(f"{where}.function = {function!r}: must be an object with a name")
+    name = function.get("name")
+    if not isinstance(name, str) or not name or '"' in name:
+        raise ProtocolError(f"{where}.function.name = {name!r}: must be text without a quote")
+    return function
+
+
+# ---- from the forms that clients send ----------------------------------------------------------
+
+
+def from_openai(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    response_format: Mapping[str, Any] | None = None,
+) -> list[Message]:
+    """The messages of an OpenAI chat-completions request, with what the request itself carries.
+
+    Its tools and response format go to the first system message, or to an empty one put in front.
+    `reasoning` is read as `reasoning_content`. Raises ProtocolError.
+    """
+    out = [_plain(message, index) for index, message in enumerate(messages)]
+    schema = _schema(response_format)
+    if tools or schema is not None:
+        system = next((message for message in out if message.get("role") == "system"), None)
+        if system is None:
+            system = {"role": "system", "content": ""}
+            out.insert(0, system)
+        if tools:
+            system["tools"] = [*(system.get("tools") or ()), *tools]
+        if schema is not None:
+            system["response_format"] = schema
+    return validate(out)
+
+
+def _plain(message: Any, index: int) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise ProtocolError(f"messages[{index}] = {message!r}: must be an object with a role")
+    out = dict(message)
+    if out.get("role") == "assistant" and out.get("reasoning_content") is None:
+        out["reasoning_content"] = out.pop("reasoning", None)
+    return out
+
+
+def _schema(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The JSON schema that an OpenAI response format asks for."""
+    kind = (response_format or {"type": "text"}).get("type")
+    if response_format is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    inner = response_format.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    if kind != "json_schema" or not isinstance(schema, Mapping):
+        raise ProtocolError(
+            f"response_format = {response_format!r}: must be of type text, json_object, or"
+            " json_schema with json_schema.schema"
+        )
+    return schema
+
+
+def from_anthropic(
+    messages: Sequence[Mapping[str, Any]],
+    system: str | Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Message]:
+    """The messages of an Anthropic request: blocks become calls, results, reasoning and text.
+
+    `redacted_thinking` cannot be read and is left out; `is_error` has no place in the protocol.
+    Raises ProtocolError.
+    """
+    out: list[dict[str, Any]] = []
+    if system:
+        out.append({"role": "system", "content": system if isinstance(system, str) else [*system]})
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        role, content = message.get("role"), message.get("content")
+        if role not in ("user", "assistant"):
+            raise ProtocolError(f"{where}.role = {role!r}: must be user or assistant")
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(blocks, list) or not all(isinstance(b, Mapping) for b in blocks):
+            raise ProtocolError(f"{where}.content = {content!r}: must be text or a list of blocks")
+        out += [_assistant(blocks, where)] if role == "assistant" else _user(blocks)
+    return from_openai(out, [_offer(tool, i) for i, tool in enumerate(tools or ())])
+
+
+def _assistant(blocks: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
+    reasoning: list[str] = []
+    text: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for number, block in enumerate(blocks):
+        kind = block.get("type")
+        if kind == "thinking":
+            reasoning.append(block.get("thinking", ""))
+        elif kind == "text":
+            text.append(block.get("text", ""))
+        elif kind == "tool_use":
+            function = {"name": block.get("name"), "arguments": block.get("input") or {}}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+        elif kind != "redacted_thinking":
+            raise ProtocolError(
+                f"{where}.content[{number}].type = {kind!r}: an assistant's block must be text,"
+                " thinking, redacted_thinking or tool_use"
+            )
+    return {
+        "role": "assistant",
+        "content": "".join(text),
+        "reasoning_content": "".join(reasoning),
+        "tool_calls": calls,
+    }
+
+
+def _user(blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results are messages of their own; the texts between them stay in place."""
+    out: list[dict[str, Any]] = []
+    for block in blocks:
+        if block.get("type") == "tool_result":
+            content = block.get("content", "")
+            out.append({"role": "tool", "tool_call_id": block.get("tool_use_id")})
+            out[-1]["content"] = content if isinstance(content, str) else [*content]
+        elif out and out[-1]["role"] == "user":
+            out[-1]["content"].append(dict(block))
+        else:
+            out.append({"role": "user", "content": [dict(block)]})
+    return out
+
+
+def _offer(tool: Mapping[str, Any], number: int) -> dict[str, Any]:
+    if "input_schema" not in tool:
+        raise ProtocolError(
+            f"tools[{number}].input_schema: missing; only client tools can be offered"
+        )
+    function = {"name": tool.get("name"), "description": tool.get("description", "")}
+    return {"type": "function", "function": function | {"parameters": tool["input_schema"]}}

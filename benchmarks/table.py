@@ -1,6 +1,6 @@
-"""Write the README's figures from benchmarks/results and from the packaged model.
+"""Write the documents' figures from benchmarks/results and from the packaged model.
 
-python benchmarks/table.py            # rewrite the marked parts of README.md
+python benchmarks/table.py            # rewrite the marked parts of README.md and docs/protocol.md
 """
 
 from __future__ import annotations
@@ -33,6 +33,28 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def protocol() -> str:
+    """The tables of benchmarks/protocol.py's last run."""
+    report = json.loads((RESULTS / "protocol.json").read_text(encoding="utf-8"))
+    ms = {row["what"]: row["ms"] for row in report["rows"]}
+    lines = [
+        f"{report['machine']}; medians of {report['rounds']} rounds (`benchmarks/protocol.py`):",
+        "",
+        "| | dsv4 | vLLM's encoder |",
+        "| --- | --- | --- |",
+    ]
+    for what in (name for name in ms if name.startswith("encode")):
+        peer = ms.get(what.replace("encode", "vLLM"))
+        other = "" if peer is None else f"{peer:.1f} ms"
+        lines.append(f"| {what} with a tool call each | {ms[what]:.1f} ms | {other} |")
+    for row in report["rows"]:
+        if row["us_per_piece"] is not None:
+            mode, length = row["what"].split()
+            cost = f"{row['us_per_piece']:.1f} µs a piece"
+            lines.append(f"| stream {int(length):,} characters by fours, {mode} | {cost} | |")
+    return "\n".join(lines)
+
+
 def nano() -> str:
     """Size and training of the packaged model."""
     config = Config.load(packaged())
@@ -50,16 +72,18 @@ def nano() -> str:
 
 def main() -> None:
     """Replace what stands between the markers."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for name, make in (("speed", speed), ("nano", nano)):
-        begin, end = (
-            f"<!-- {name}: written by benchmarks/table.py -->",
-            f"<!-- end of {name} -->",
-        )
+    parts = (
+        ("README.md", "speed", speed),
+        ("README.md", "nano", nano),
+        ("docs/protocol.md", "protocol", protocol),
+    )
+    for file, name, make in parts:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        begin = f"<!-- {name}: written by benchmarks/table.py -->"
+        end = f"<!-- end of {name} -->"
         head, rest = text.split(begin)
         text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
-    readme.write_text(text, encoding="utf-8")
+        (ROOT / file).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsv4.protocol import constants as c
@@ -123,7 +123,6 @@ NAMES = st.text(st.sampled_from("abc_é-"), min_size=1, max_size=6)
 CALLS = st.lists(st.tuples(NAMES, st.dictionaries(NAMES, JSON, max_size=3)), max_size=3)
 
 
-@settings(deadline=None, max_examples=200)
 @given(PLAIN, PLAIN, CALLS, st.sampled_from(["chat", "thinking"]), st.data())
 def test_what_was_encoded_is_read_back_however_it_is_cut(reasoning, content, calls, mode, data):
     message = {

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsv4.protocol import constants as c
@@ -268,7 +268,6 @@ SHREDS += [
 MODES = st.sampled_from(["chat", "thinking"])
 
 
-@settings(deadline=None, max_examples=400)
 @given(st.lists(st.sampled_from(SHREDS) | st.text(max_size=3), max_size=25), MODES, st.data())
 def test_any_text_is_read_and_cuts_do_not_matter(shreds, mode, data):
     text = "".join(shreds)
@@ -286,7 +285,6 @@ def test_any_text_is_read_and_cuts_do_not_matter(shreds, mode, data):
 WORDS = st.integers(0, 10**6).map(lambda n: f"w{n:07}")
 
 
-@settings(deadline=None, max_examples=400)
 @given(st.lists(WORDS, min_size=9, max_size=9, unique=True), st.data())
 def test_damage_to_the_markup_loses_no_word(words, data):
     """Characters of the markup are deleted, doubled or swapped in; every payload word survives."""
@@ -312,7 +310,6 @@ def test_damage_to_the_markup_loses_no_word(words, data):
         assert out.count(word) == 1, (word, out)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.text(st.sampled_from(list("ab <>/\n|\"'{}DSML")), max_size=80))
 def test_text_without_control_tokens_is_content(text):
     if not re.search(r"DS\s*ML", text):

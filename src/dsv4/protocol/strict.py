@@ -23,7 +23,7 @@ INVOKE, END_INVOKE = f"<{DSML}invoke", f"</{DSML}invoke"
 PARAMETER, END_PARAMETER = f"<{DSML}parameter", f"/{DSML}parameter"
 CHECKED = (BOS, EOS, THINK, END_THINK, DSML)  # what the release's parser refuses in text
 
-LONGEST_HEAD = 1 << 16
+LONGEST_HEAD = 1 << 12
 
 _NAME = re.compile(r'\s*name="(.*?)">\n\n?', re.DOTALL)
 _KEY = re.compile(r' name="(.*?)" string="(true|false)">', re.DOTALL)
@@ -47,7 +47,7 @@ class StrictReader:
         self.errors: list[ErrorRecord] = []
         self.truncated = False
         self._markers = _TEXT if as_release else _STRICT_TEXT
-        self._json_values = not as_release
+        self._as_release = as_release
         self._new: list[Delta] = []
         self._held = ""
         self._read: Callable[[], bool] = self._read_text
@@ -67,8 +67,13 @@ class StrictReader:
         """The last deltas. `stopped` stands for an EOS that was not passed on."""
         new = self.feed(EOS) if stopped and self._read != self._read_end else []
         if self._held or self._read not in (self._read_end, self._read_after_block):
-            raise ProtocolError(f"the completion ends too early, after {self._held[-60:]!r}")
+            raise ProtocolError(f"the completion ends too early: {self._missing()}")
         return new
+
+    def _missing(self) -> str:
+        if self._read != self._read_text:
+            return "inside the block of tool calls"
+        return f"no {END_THINK if self._kind is Reasoning else EOS} came"
 
     def _emit(self, delta: Delta) -> None:
         self._new.append(delta)
@@ -176,7 +181,7 @@ class StrictReader:
         self._held = held[found.end() :]
         if found.group() == END_PARAMETER:
             raise ProtocolError("the end tag of a parameter lacks its <")
-        if self._json_values and not self._call.string:
+        if not self._as_release and not self._call.string:
             _check_json(self._call.value())
         self._call.end_value()
         self._read = self._read_gap
@@ -184,7 +189,7 @@ class StrictReader:
 
     def _bound_head(self) -> None:
         """A head is read again with every piece: without an end to it, time would be squared."""
-        if len(self._held) > LONGEST_HEAD:
+        if len(self._held) > LONGEST_HEAD and not self._as_release:
             raise ProtocolError(f"a tag of over {LONGEST_HEAD} characters: {self._held[:60]!r}")
 
     def _after_gap(self, markers: Markers) -> str:

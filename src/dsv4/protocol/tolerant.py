@@ -400,12 +400,13 @@ class TolerantReader:
         if not follows:
             text, item = self._as_text(text, item), None
         self._raw.append(text)
-        if item is not None and not closed:
-            self._note("missing_end", _raw(item), self._at)
-            text = without_line_ends(text, 1)
-        self._add(text)
+        implied = item is not None and not closed
+        layout = 1 if implied and not self._skipped else 0
+        self._add(without_line_ends(text, layout), self._at - len(text))
         if item is None:
             return
+        if implied:
+            self._note("missing_end", _raw(item), self._at)
         if isinstance(item, Tag) and closed:
             self._raw.append(item.raw)
             self._note_spelling(item)
@@ -415,9 +416,9 @@ class TolerantReader:
         if not closed:
             self._step("", item)
 
-    def _add(self, text: str) -> None:
+    def _add(self, text: str, at: int) -> None:
         if self._skipped:
-            self._set_aside("duplicate_parameter", text, self._at - len(text))
+            self._set_aside("duplicate_parameter", text, at)
         elif self._wrapped:
             self._body.append(text)
         elif self._call and text:

@@ -54,7 +54,7 @@ def encode_messages(
     return _wire(
         messages,
         thinking_mode,
-        context or (),
+        context,
         drop_thinking,
         add_default_bos_token,
         reasoning_effort,
@@ -65,27 +65,17 @@ def encode_messages(
 def encode_segments(
     messages: Sequence[Message],
     thinking_mode: str,
-    context: Sequence[Message] | None = None,
-    drop_thinking: bool = True,
-    add_default_bos_token: bool = True,
-    reasoning_effort: str | None = None,
-    revision: str = "2026-04",
+    *,
     trusted: Collection[str] = (),
+    **options: Any,
 ) -> list[Segment]:
-    """`encode_messages` with control tokens told from text that merely spells them.
+    """The same prompt, with control tokens told from text that merely spells them.
 
-    `trusted`: control strings that count in the messages' own text too, for a caller who put them
-    there and has seen to it that nobody else did, as with `EXTRACTED_URL` in a read_url turn.
+    `options` are the further ones of `encode_messages`. `trusted`: control strings that count in
+    the messages' own text too, for a caller who put them there and has seen to it that nobody else
+    did, as with `EXTRACTED_URL` in a read_url turn.
     """
-    return _wire(
-        messages,
-        thinking_mode,
-        context or (),
-        drop_thinking,
-        add_default_bos_token,
-        reasoning_effort,
-        revision,
-    ).segments(trusted)
+    return _wire(messages, thinking_mode, **options).segments(trusted)
 
 
 def encode_ids(
@@ -188,12 +178,13 @@ def _last_user(turns: Sequence[_Turn]) -> int:
 def _wire(
     messages: Sequence[Message],
     thinking_mode: str,
-    context: Sequence[Message],
-    drop_thinking: bool,
-    add_default_bos_token: bool,
-    reasoning_effort: str | None,
-    revision: str,
+    context: Sequence[Message] | None = None,
+    drop_thinking: bool = True,
+    add_default_bos_token: bool = True,
+    reasoning_effort: str | None = None,
+    revision: str = "2026-04",
 ) -> Wire:
+    context = context or ()
     prefix = effort_prefix(reasoning_effort, revision)
     if thinking_mode not in ("chat", "thinking"):
         raise ProtocolError(f"thinking_mode = {thinking_mode!r}: must be chat or thinking")

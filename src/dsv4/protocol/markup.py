@@ -10,7 +10,7 @@ import re
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
-from dsv4.protocol.constants import DSML
+from dsv4.protocol.constants import DSML, EOS
 
 BLOCK_TAG, BLOCK_END_TAG = f"<{DSML}tool_calls>", f"</{DSML}tool_calls>"
 INVOKE_END_TAG, PARAMETER_END_TAG = f"</{DSML}invoke>", f"</{DSML}parameter>"
@@ -93,6 +93,41 @@ def tag_of(found: re.Match[str]) -> Tag | None:
     return Tag(raw, name, closing, attributes, _EXACT.fullmatch(raw) is not None)
 
 
+Item = Tag | str | None  # a tag, a control token, or neither
+
+
+def raw(item: Item) -> str:
+    """As it was written."""
+    return item.raw if isinstance(item, Tag) else item or ""
+
+
+def is_text(gap: str) -> bool:
+    """More than the space that tags may have around them."""
+    return len(gap) > LONGEST_TAG or not (gap.isspace() or not gap)
+
+
+def opens(tag: Tag) -> bool:
+    """Begins a block, call or parameter."""
+    return not tag.closing and (tag.name == "tool_calls" or "name" in tag.attributes)
+
+
+def opens_block(item: Item) -> bool:
+    """Begins a block, or a call that may stand where a block should begin."""
+    return isinstance(item, Tag) and item.name != "parameter" and opens(item)
+
+
+def is_of_block(item: Item) -> bool:
+    """Has a meaning between the calls of a block."""
+    return opens_block(item) or (isinstance(item, Tag) and item.name == "tool_calls")
+
+
+def ends_call(item: Item) -> bool:
+    """Ends a call, and its parameter, whether or not their own end tags came."""
+    if not isinstance(item, Tag):
+        return item == EOS
+    return is_of_block(item) or (item.name == "invoke" and item.closing)
+
+
 # ---- values -----------------------------------------------------------------------------------
 
 
@@ -111,3 +146,17 @@ def json_value(text: str) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def is_json(text: str) -> bool:
+    """Whether it is the JSON text of any value."""
+    try:
+        json_value(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_object(text: str) -> bool:
+    """Whether it is the JSON text of an object."""
+    return text.lstrip()[:1] == "{" and is_json(text)

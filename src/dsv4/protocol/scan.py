@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from dsv4.protocol.constants import CONTROL, EOS
-from dsv4.protocol.markup import LONGEST_TAG, LOOSE_TAG, Tag, literal, tag_of
+from dsv4.protocol.markup import LONGEST_TAG, LOOSE_TAG, Item, literal, tag_of
 
 
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
@@ -30,7 +30,7 @@ class Scanner:
         self.offset = 0  # of the step's text in the whole
         self.in_value = False
 
-    def push(self, text: str, last: bool = False) -> Iterator[tuple[str, Tag | str | None]]:
+    def push(self, text: str, last: bool = False) -> Iterator[tuple[str, Item]]:
         """The steps that are certain after `text`; all that remain if it is the `last`."""
         self.held += text
         skip = 0  # what only looked like a tag up to here is text
@@ -48,7 +48,7 @@ class Scanner:
             yield held[: found.start()], item
             self.offset += found.end()
 
-    def _item(self, found: re.Match[str], last: bool) -> Tag | str | None:
+    def _item(self, found: re.Match[str], last: bool) -> Item:
         if found["token"] and self.in_value:  # the end of a sentence has nothing after it
             return EOS if last and found.end() == len(self.held) else None
         return found["token"] or (tag_of(found) if found["tag"] else None)

@@ -14,11 +14,23 @@ from typing import Any
 from dsv4.protocol.call import Call
 from dsv4.protocol.constants import END_THINK, EOS, THINK
 from dsv4.protocol.deltas import CallCancel, Content, Delta, End, ErrorRecord, Reasoning
-from dsv4.protocol.markup import LONGEST_TAG, Tag, json_value
+from dsv4.protocol.errors import ProtocolError
+from dsv4.protocol.markup import (
+    Item,
+    Tag,
+    ends_call,
+    is_json,
+    is_object,
+    is_of_block,
+    is_text,
+    opens,
+    opens_block,
+    raw,
+)
+from dsv4.protocol.records import Records
 from dsv4.protocol.scan import BEGINS, Scanner, without_line_ends
 
 WRAPPERS = ("arguments", "input")
-Item = Tag | str | None
 
 
 class TolerantReader:
@@ -29,8 +41,7 @@ class TolerantReader:
 
     def __init__(self, thinking: bool, tools: Sequence[Mapping[str, Any]] | None, calls: bool):
         self.truncated = False
-        self._records: list[tuple[str, int, list[str]]] = []
-        self._records_end = 0  # where the text of the last one ends
+        self._records = Records()
         self._may_call = calls
         self._properties = None if tools is None else dict(map(_properties, tools))
         self._new: list[Delta] = []
@@ -45,9 +56,7 @@ class TolerantReader:
         self._opener = ""  # of a block that has no call yet
         self._raw: list[str] = []  # the text of the call so far
         self._body: list[str] = []  # the text between its head and what follows, or a wrapped value
-        self._aside: list[
-            str
-        ] = []  # text inside the call that is no part of it; passed on after it
+        self._aside: list[str] = []  # text inside the call that is no part of it, for after it
         self._name = ""
         self._call: Call | None = None
         self._skipped = self._untyped = False  # the parameter is text; has no `string` attribute
@@ -57,7 +66,7 @@ class TolerantReader:
     @property
     def errors(self) -> list[ErrorRecord]:
         """The departures so far, in order."""
-        return [ErrorRecord(kind, at, "".join(pieces)) for kind, at, pieces in self._records]
+        return self._records.all()
 
     def feed(self, text: str) -> list[Delta]:
         """The deltas that are certain after one more piece."""
@@ -96,19 +105,8 @@ class TolerantReader:
         self._new.append(delta)
 
     def _note(self, kind: str, text: str, at: int | None = None) -> None:
-        """A record, if there is a kind and text. The text begins at `at`, or ends with the step's.
-
-        Neighbours of one kind are one record, however the text was cut.
-        """
-        at = self._at - len(text) if at is None else at
-        last_kind, last_at, pieces = self._records[-1] if self._records else ("", 0, [])
-        if not kind or not text or (kind, at, [text]) == (last_kind, last_at, pieces):
-            return  # several ends may be missing before one tag
-        if kind == last_kind and self._records_end == at:
-            pieces.append(text)
-        else:
-            self._records.append((kind, at, [text]))
-        self._records_end = at + len(text)
+        """A record of text that begins at `at`, or ends with the step's."""
+        self._records.add(kind, text, self._at - len(text) if at is None else at)
 
     def _refuse(self, kind: str, text: str, at: int | None = None) -> None:
         """Text that was not understood: it stays where it stood."""
@@ -125,28 +123,28 @@ class TolerantReader:
             void += self._gap or ""
         self._refuse("truncated", void)
         if not void:
-            self._records.append(("truncated", self._at, []))
+            self._records.add_place("truncated", self._at)
 
     # ---- text ----------------------------------------------------------------------------------
 
     def _text(self, text: str, item: Item) -> None:
-        opens = self._may_call and _opens_block(item)
+        block = self._may_call and opens_block(item)
         space = ""  # layout between the text, or a block, and the item
         if self._gap is not None:
             text = self._gap + text
-            leaves = opens or item == EOS or (item == END_THINK and self._kind is Reasoning)
-            if _is_text(text) or (item is not None and not leaves):
+            leaves = block or item == EOS or (item == END_THINK and self._kind is Reasoning)
+            if is_text(text) or (item is not None and not leaves):
                 self._gap = None
             elif item is None:
                 self._gap = text
                 return
             else:
                 space, text = text, ""
-        if opens and self._gap is None:
+        if block and self._gap is None:
             lead = without_line_ends(text, 2)
             text, space = lead, text[len(lead) :]
         self._say(text, self._at - len(space) - len(text))
-        if isinstance(item, Tag) and opens:
+        if isinstance(item, Tag) and block:
             self._open_block(space, item)
         elif item is not None:
             self._note("layout", space)
@@ -168,19 +166,19 @@ class TolerantReader:
         elif item == END_THINK and self._kind is Reasoning:
             self._kind, self._gap = Content, None
         elif fresh and (item == THINK or (item == END_THINK and not self._thinking)):
-            self._note("redundant_think", _raw(item), self._at)
+            self._note("redundant_think", raw(item), self._at)
             self._kind = Reasoning if item == THINK else Content
         elif isinstance(item, Tag) and not self._may_call:
             self._refuse("not_offered", item.raw, self._at)
         else:
-            self._refuse("unexpected_markup", _raw(item), self._at)
+            self._refuse("unexpected_markup", raw(item), self._at)
 
     def _end(self) -> None:
         self._emit(End())
         self._step = self._after_end
 
     def _after_end(self, text: str, item: Item) -> None:
-        text += _raw(item)
+        text += raw(item)
         self._refuse("text_after_end", text, self._scanner.offset)
 
     # ---- a block, between its calls --------------------------------------------------------------
@@ -206,13 +204,13 @@ class TolerantReader:
 
     def _between(self, text: str, item: Item) -> None:
         junk = self._junk(text, item)
-        if self._opener and (junk or (item is not None and not _is_of_block(item))):
+        if self._opener and (junk or (item is not None and not is_of_block(item))):
             self._close_empty_block(junk or self._gap or "", item)
             return
         self._refuse("text_among_calls", junk)
         if item is None:
             return
-        if isinstance(item, Tag) and _is_of_block(item):
+        if isinstance(item, Tag) and is_of_block(item):
             if item.name == "invoke":
                 self._open_call(item)
                 return
@@ -223,13 +221,13 @@ class TolerantReader:
                 self._step = self._text
             self._opener, self._gap = "", ""
         elif item == EOS or (item == END_THINK and self._kind is Reasoning):
-            self._note("missing_end", _raw(item), self._at)
+            self._note("missing_end", raw(item), self._at)
             self._gap = None
             self._step = self._text
             self._step("", item)
         else:
             self._gap = None
-            self._refuse("unexpected_markup", _raw(item), self._at)
+            self._refuse("unexpected_markup", raw(item), self._at)
 
     def _close_empty_block(self, after: str, item: Item) -> None:
         """A block's tag without a call, as when prose speaks of it, is text."""
@@ -244,7 +242,7 @@ class TolerantReader:
         if self._gap is None:
             return text
         self._gap += text
-        if _is_text(self._gap):
+        if is_text(self._gap):
             text, self._gap = self._gap, None
             return text
         if item is not None:
@@ -253,11 +251,11 @@ class TolerantReader:
 
     def _note_space(self, space: str, item: Tag | str, *exact: str) -> None:
         if space not in exact:
-            self._note("layout", space + _raw(item), self._at - len(space))
+            self._note("layout", space + raw(item), self._at - len(space))
 
     def _as_text(self, text: str, item: Item) -> str:
-        self._at += len(_raw(item))
-        return text + _raw(item)
+        self._at += len(raw(item))
+        return text + raw(item)
 
     def _note_spelling(self, tag: Tag) -> None:
         if not tag.exact:
@@ -275,7 +273,7 @@ class TolerantReader:
 
     def _head(self, text: str, item: Item) -> None:
         """Between a call's tag and its first parameter or its end."""
-        follows = isinstance(item, Tag) and (_opens(item) or _ends_call(item))
+        follows = isinstance(item, Tag) and (opens(item) or ends_call(item))
         if item != EOS and not follows:
             text, item = self._as_text(text, item), None
         self._raw.append(text)
@@ -296,10 +294,10 @@ class TolerantReader:
     def _end_without_parameters(self, body: str, item: Tag | str) -> None:
         closed = isinstance(item, Tag) and item.name == "invoke" and item.closing
         if closed:
-            self._raw.append(_raw(item))
+            self._raw.append(raw(item))
         else:
-            self._note("missing_end", _raw(item), self._at)
-        if _is_object(body) or (not body.strip() and item != EOS):
+            self._note("missing_end", raw(item), self._at)
+        if is_object(body) or (not body.strip() and item != EOS):
             if body.strip():
                 self._note("json_body", body)
             else:
@@ -308,7 +306,7 @@ class TolerantReader:
             self._gap = ""
         else:
             void = self._opener + "".join(self._raw)
-            self._refuse("void_call", void, self._at + closed * len(_raw(item)) - len(void))
+            self._refuse("void_call", void, self._at + closed * len(raw(item)) - len(void))
             self._gap = None
             self._blocks -= bool(self._opener)
         in_block = self._call is not None or not self._opener
@@ -326,20 +324,20 @@ class TolerantReader:
         if item is None:
             return
         self._gap = ""
-        if isinstance(item, Tag) and item.name == "parameter" and _opens(item):
+        if isinstance(item, Tag) and item.name == "parameter" and opens(item):
             self._open_parameter(item)
         elif isinstance(item, Tag) and item.name == "invoke" and item.closing:
             self._note_spelling(item)
             self._end_call()
             self._leave_call(self._between, None)
-        elif _ends_call(item) or (item == END_THINK and self._kind is Reasoning):
-            self._note("missing_end", _raw(item), self._at)
+        elif ends_call(item) or (item == END_THINK and self._kind is Reasoning):
+            self._note("missing_end", raw(item), self._at)
             self._end_call()
             self._leave_call(self._between, item)
         else:
             self._gap = None
-            self._raw.append(_raw(item))
-            self._set_aside("unexpected_markup", _raw(item), self._at)
+            self._raw.append(raw(item))
+            self._set_aside("unexpected_markup", raw(item), self._at)
 
     def _set_aside(self, kind: str, text: str, at: int) -> None:
         if text:
@@ -350,7 +348,7 @@ class TolerantReader:
         call = self._call
         assert call is not None
         value = "".join(self._body)
-        if self._wrapped and _is_object(value):
+        if self._wrapped and is_object(value):
             self._note("wrapped_arguments", value, self._value_at)
             call.end_with(value.strip())
         else:
@@ -396,7 +394,7 @@ class TolerantReader:
 
     def _value(self, text: str, item: Item) -> None:
         closed = isinstance(item, Tag) and item.name == "parameter" and item.closing
-        follows = closed or _ends_call(item) or (isinstance(item, Tag) and _opens(item))
+        follows = closed or ends_call(item) or (isinstance(item, Tag) and opens(item))
         if not follows:
             text, item = self._as_text(text, item), None
         self._raw.append(text)
@@ -406,12 +404,12 @@ class TolerantReader:
         if item is None:
             return
         if implied:
-            self._note("missing_end", _raw(item), self._at)
+            self._note("missing_end", raw(item), self._at)
         if isinstance(item, Tag) and closed:
             self._raw.append(item.raw)
             self._note_spelling(item)
         self._scanner.in_value = False
-        self._end_parameter(_raw(item) if closed else "")
+        self._end_parameter(raw(item) if closed else "")
         self._step, self._gap = self._between_parameters, "" if closed else None
         if not closed:
             self._step("", item)
@@ -434,7 +432,7 @@ class TolerantReader:
     def _end_value(self, call: Call) -> None:
         """A value that should be JSON and is not is a string."""
         value, text = call.value(), ""
-        if not call.string and _json(value) is None:
+        if not call.string and not is_json(value):
             text = json.dumps(value, ensure_ascii=False)
             self._note("" if self._untyped else "no_json", value or '""', self._value_at)
         call.end_value(text)
@@ -448,49 +446,11 @@ class TolerantReader:
             self._end_value(self._call)
 
 
-def _is_text(gap: str) -> bool:
-    """More than the space that tags may have around them."""
-    return len(gap) > LONGEST_TAG or not (gap.isspace() or not gap)
-
-
-def _raw(item: Item) -> str:
-    return item.raw if isinstance(item, Tag) else item or ""
-
-
-def _opens(tag: Tag) -> bool:
-    return not tag.closing and (tag.name == "tool_calls" or "name" in tag.attributes)
-
-
-def _opens_block(item: Item) -> bool:
-    return isinstance(item, Tag) and item.name != "parameter" and _opens(item)
-
-
-def _is_of_block(item: Tag | str) -> bool:
-    return _opens_block(item) or (isinstance(item, Tag) and item.name == "tool_calls")
-
-
-def _ends_call(item: Item) -> bool:
-    """A call, and its parameter, end here at the latest, whether or not their own end tags came."""
-    if not isinstance(item, Tag):
-        return item == EOS
-    return _is_of_block(item) or (item.name == "invoke" and item.closing)
-
-
-def _json(text: str) -> tuple[Any] | None:
-    try:
-        return (json_value(text),)
-    except ValueError:
-        return None
-
-
-def _is_object(text: str) -> bool:
-    value = _json(text)
-    return value is not None and isinstance(value[0], dict)
-
-
 def _properties(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """A tool's name and the schemas of its parameters."""
-    function = tool.get("function", tool)
+    function = tool.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ProtocolError(f"tools: {tool!r} has no function with a name")
     return function["name"], (function.get("parameters") or {}).get("properties") or {}
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 Revision = Literal["2026-04", "2026-07"]
 ThinkingMode = Literal["chat", "thinking"]
 
 _DATA: dict[str, Any] = json.loads(
-    resources.files("dsv4.protocol").joinpath("constants.json").read_text(encoding="utf-8")
+    Path(__file__).with_name("constants.json").read_text(encoding="utf-8")
 )
 BOS: str = _DATA["bos"]
 EOS: str = _DATA["eos"]

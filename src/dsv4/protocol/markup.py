@@ -58,6 +58,7 @@ _NAMES = {
     "invoke": "invoke",
     "parameter": "parameter",
 }
+_PLACES = {"tool_calls": (), "invoke": ("name",), "parameter": ("name", "string")}
 _ATTRIBUTE = re.compile(r"""\s*([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z_]+))\s*""")
 _EXACT = re.compile(
     rf'<{DSML}tool_calls>|<{DSML}invoke name="[^"]*">'
@@ -86,10 +87,14 @@ def tag_of(found: re.Match[str]) -> Tag | None:
     rest = found["attributes"].strip()
     while rest:
         attribute = _ATTRIBUTE.match(rest)
-        if not attribute or attribute[1] in attributes or closing or name == "tool_calls":
-            return None  # what a tag has no place for must not be lost
+        if not attribute or attribute[1] in attributes:
+            return None
         attributes[attribute[1]] = attribute[2] or attribute[3] or attribute[4] or ""
         rest = rest[attribute.end() :]
+    places = () if closing else _PLACES[name]
+    typed = attributes.get("string", "true").lower() in ("true", "false")
+    if not typed or not attributes.keys() <= set(places):
+        return None  # what a tag has no place for must not be lost
     return Tag(raw, name, closing, attributes, _EXACT.fullmatch(raw) is not None)
 
 

@@ -375,9 +375,9 @@ class TolerantReader:
         self._raw.append(tag.raw)
         self._unfold()
         self._value_at = self._at + len(tag.raw)
-        key, given = tag.attributes["name"], tag.attributes.get("string")
+        key, given = tag.attributes["name"], tag.attributes.get("string", "").lower()
         known = (self._properties or {}).get(self._name, {})
-        self._untyped = given not in ("true", "false")
+        self._untyped = not given
         string = _is_string(known.get(key)) if self._untyped else given == "true"
         if key in call.keys:
             self._skipped = True

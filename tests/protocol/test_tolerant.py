@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -249,6 +250,22 @@ def stopped_strictly(text):
     return parser.finish(stopped=True)
 
 
+MARKUP = re.compile(
+    "|".join([r"[<]?\s*/?[｜|]*DS\s*ML[｜|]*[^<>]*>", *map(re.escape, c.CONTROL), r"\s"])
+)
+ESCAPE = re.compile(r"\\(u[0-9a-f]{4}|.)")
+
+
+def unescaped(arguments):
+    return ESCAPE.sub(lambda found: json.loads(f'"{found[0]}"'), arguments)
+
+
+def lost(text, reasoning, content, calls):
+    """Characters outside of anything like markup that came out nowhere."""
+    out = reasoning + content + "".join(name + unescaped(given) for name, given in calls)
+    return Counter(MARKUP.sub("", text)) - Counter(out)
+
+
 SHREDS = [*c.CONTROL, OPEN, CLOSE, INVOKE, END_INVOKE, STRING, OTHER, END_VALUE, A, N, "<", "</"]
 SHREDS += [
     "|DSML|",
@@ -273,6 +290,7 @@ def test_any_text_is_read_and_cuts_do_not_matter(shreds, mode, data):
     text = "".join(shreds)
     tools = data.draw(st.sampled_from([None, TOOLS, []]))
     whole = read(text, mode, tools=tools)
+    assert not lost(text, *whole[:3])
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
     assert read(text, mode, cuts, tools=tools) == whole
     assert read(text, mode, range(len(text)), tools=tools) == whole

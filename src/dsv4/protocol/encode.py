@@ -97,7 +97,7 @@ class _Block:
 
     text: str
     result: bool = False
-    call_id: str = ""
+    call_id: str | int = ""
 
 
 @dataclass
@@ -110,16 +110,43 @@ class _Turn:
     blocks: list[_Block] = field(default_factory=list)
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "tool_calls": (list, tuple),
+    "tools": (list, tuple),
+    "task": (str,),
+    "reasoning_content": (str,),
+    "tool_call_id": (str, int),
+}
+
+
+def _check_shape(message: Any, where: str) -> None:
+    """What the code below relies on; `messages.validate` checks more."""
+    if not isinstance(message, Mapping):
+        raise ProtocolError(f"{where} = {message!r}: must be an object with a role")
+    if message.get("role") not in ROLES:
+        raise ProtocolError(
+            f"{where}.role = {message.get('role')!r}: must be one of {', '.join(ROLES)}"
+        )
+    for name, kinds in _KINDS.items():
+        if not isinstance(message.get(name), (*kinds, type(None))):
+            raise ProtocolError(
+                f"{where}.{name} = {message[name]!r}: must be a {kinds[0].__name__}"
+            )
+    content = message.get("content")
+    for number, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, Mapping) or not isinstance(part.get("text", ""), str):
+            raise ProtocolError(
+                f"{where}.content[{number}] = {part!r}: must be an object with a type and text"
+            )
+
+
 def _turns(messages: Sequence[Message]) -> list[_Turn]:
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise ProtocolError(f"messages: must be a list, not {type(messages).__name__}")
     turns: list[_Turn] = []
     for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise ProtocolError(f"messages[{index}] = {message!r}: must be an object with a role")
-        role = message.get("role")
-        if role not in ROLES:
-            raise ProtocolError(
-                f"messages[{index}].role = {role!r}: must be one of {', '.join(ROLES)}"
-            )
+        _check_shape(message, f"messages[{index}]")
+        role = message["role"]
         if role not in ("user", "tool"):
             turns.append(_Turn(role, message, index))
             continue
@@ -155,16 +182,23 @@ def content_text(content: Any) -> str:
 
 def _order_results(turns: Iterable[_Turn]) -> None:
     """Tool results of a turn in the order of the preceding calls; other blocks keep their place."""
-    order: dict[str, int] = {}
+    order: dict[str | int, int] = {}
     for turn in turns:
         calls = turn.message.get("tool_calls") if turn.role == "assistant" else None
         if calls:
-            ids = (call.get("id") or call.get("function", {}).get("id") for call in calls)
-            order = {name: position for position, name in enumerate(ids) if name}
+            order = {name: place for place, name in enumerate(map(_call_id, calls)) if name}
         results = [block for block in turn.blocks if block.result]
         if len(results) > 1 and order:
             ordered = iter(sorted(results, key=lambda block: order.get(block.call_id, 0)))
             turn.blocks = [next(ordered) if block.result else block for block in turn.blocks]
+
+
+def _call_id(call: Any) -> str | int | None:
+    if not isinstance(call, Mapping):
+        return None
+    function = call.get("function")
+    name = call.get("id") or (function.get("id") if isinstance(function, Mapping) else None)
+    return name if isinstance(name, str | int) else None
 
 
 def _last_user(turns: Sequence[_Turn]) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from dsv4.protocol.constants import CONTROL, DSML, END_THINK, EOS
 from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.markup import BLOCK_END_TAG, BLOCK_TAG, INVOKE_END_TAG, PARAMETER_END_TAG
+from dsv4.protocol.messages import check_tools, properties_of
 
 Format = dict[str, Any]
 _NO_VALUE = [DSML, EOS]  # what no value may contain
@@ -35,7 +36,7 @@ def reply_grammar(
     """
     if thinking_mode not in ("chat", "thinking"):
         raise ProtocolError(f"thinking_mode = {thinking_mode!r}: must be chat or thinking")
-    functions = [_function(tool, number) for number, tool in enumerate(tools)]
+    functions = check_tools(tools)
     chosen, must = _choose(functions, tool_choice)
     text = {"type": "any_text", "excludes": list(CONTROL)}
     parts = [text, _const(END_THINK)] if thinking_mode == "thinking" else []
@@ -46,13 +47,6 @@ def reply_grammar(
         if chosen:
             parts.append({"type": "optional", "content": _block(chosen, parallel_tool_calls)})
     return {"type": "structural_tag", "format": _sequence(parts)}
-
-
-def _function(tool: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    function = tool.get("function")
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ProtocolError(f"tools[{number}].function: must be an object with a name")
-    return function
 
 
 def _choose(
@@ -68,7 +62,8 @@ def _choose(
         if not functions:
             raise ProtocolError("tool_choice = 'required': no tools were offered")
         return functions, True
-    name = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else None
+    named = choice.get("function") if isinstance(choice, Mapping) else None
+    name = named.get("name") if isinstance(named, Mapping) else None
     if name not in names:
         raise ProtocolError(
             f"tool_choice = {choice!r}: must be none, auto, required, or name one of {names}"
@@ -89,12 +84,14 @@ def _call(function: Mapping[str, Any]) -> Format:
 
 def _parameters(schema: Any) -> Format:
     schema = schema if isinstance(schema, Mapping) else {}
-    properties: Mapping[str, Any] = schema.get("properties") or {}
+    properties = properties_of({"parameters": schema})
     if not properties and schema.get("additionalProperties") is not False and schema:
         anything = _sequence([_const(f'<{DSML}parameter name="'), _regex('[^"<>\\n]+'), _any()])
         return _either([_const("\n"), {"type": "plus", "content": anything}])
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    required = schema.get("required") or ()
+    definitions = {
+        key: schema[key] for key in ("$defs", "definitions") if isinstance(schema.get(key), Mapping)
+    }
+    required = _sequence_of(schema, "required")
     forms = [
         (_parameter(key, value, definitions), key in required) for key, value in properties.items()
     ]
@@ -115,8 +112,8 @@ def _value(schema: Any, definitions: Mapping[str, Any]) -> Format:
     """From the quote that ends the name to the end tag: raw text if a string, else JSON."""
     schema = schema if isinstance(schema, Mapping) else {}
     options: list[Format] = []
-    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if values is not None:
+    values = [schema["const"]] if "const" in schema else _sequence_of(schema, "enum")
+    if values:
         texts = [value for value in values if isinstance(value, str)]
         others = [value for value in values if not isinstance(value, str)]
         if texts:
@@ -129,31 +126,48 @@ def _value(schema: Any, definitions: Mapping[str, Any]) -> Format:
         options.append(_typed(True, {"type": "any_text", "excludes": _NO_VALUE}))
     rest = [name for name in types if name != "string"]
     if rest:
-        options.append(_typed(False, _json({**_without_string(schema, rest), **definitions})))
+        options.append(
+            _typed(False, _json({**_without_string(schema, rest, definitions), **definitions}))
+        )
     return _either(options)
 
 
-def _types(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str]:
+def _sequence_of(schema: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = schema.get(key) or ()
+    if not isinstance(value, list | tuple):
+        raise ProtocolError(f"a tool's schema has {key} = {value!r}: must be a list")
+    return value
+
+
+def _types(schema: Any, definitions: Mapping[str, Any]) -> list[str]:
     """The JSON types that a schema allows, as far as it says."""
+    if not isinstance(schema, Mapping):
+        return list(_TYPES)
     if "type" in schema:
-        return [schema["type"]] if isinstance(schema["type"], str) else list(schema["type"])
+        given = schema["type"]
+        return [given] if isinstance(given, str) else [*_sequence_of(schema, "type")]
     reference = schema.get("$ref")
     if isinstance(reference, str):
         _, group, name = ("/" + reference.removeprefix("#/")).rsplit("/", 2)
-        return _types(definitions.get(group.strip("/"), {}).get(name, {}), definitions)
+        found = definitions.get(group.strip("/"), {}).get(name, {})
+        return list(_TYPES) if found == schema else _types(found, definitions)
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            found = {name for part in schema[key] for name in _types(part, definitions)}
-            return [name for name in _TYPES if name in found]
+            parts = _sequence_of(schema, key)
+            types = {name for part in parts for name in _types(part, definitions)}
+            return [name for name in _TYPES if name in types]
     return list(_TYPES)
 
 
-def _without_string(schema: Mapping[str, Any], types: list[str]) -> dict[str, Any]:
+def _without_string(
+    schema: Mapping[str, Any], types: list[str], definitions: Mapping[str, Any]
+) -> dict[str, Any]:
     """The schema less its strings, which are written raw."""
     out = dict(schema)
     for key in ("anyOf", "oneOf"):
         if key in out:
-            out[key] = [part for part in out[key] if part.get("type") != "string"]
+            parts = _sequence_of(out, key)
+            out[key] = [part for part in parts if _types(part, definitions) != ["string"]]
             return out
     if "$ref" not in out:
         out["type"] = types[0] if len(types) == 1 else types

@@ -116,8 +116,7 @@ def validate(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     Fields that are not of the protocol are left alone. Raises ProtocolError, which begins with the
     path of the field: `messages[2].tool_calls[0].function.name`.
     """
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
-        raise ProtocolError(f"messages: must be a list, not {type(messages).__name__}")
+    _items(messages, "messages")
     opener = None  # index of the message that opened the turn of users and tools
     for index, message in enumerate(messages):
         _check(message, f"messages[{index}]")
@@ -153,7 +152,7 @@ def _check(message: Any, where: str) -> None:
     for field, kind in (("reasoning_content", str), ("tool_call_id", str), ("wo_eos", bool)):
         if not isinstance(message.get(field), kind | None):
             raise ProtocolError(f"{where}.{field} = {message[field]!r}: must be {kind.__name__}")
-    if message.get("task") is not None and message["task"] not in TASKS:
+    if message.get("task") is not None and message["task"] not in tuple(TASKS):
         raise ProtocolError(
             f"{where}.task = {message['task']!r}: must be one of {', '.join(TASKS)}"
         )
@@ -218,7 +217,9 @@ def from_openai(
     Its tools and response format go to the first system message, or to an empty one put in front.
     `reasoning` is read as `reasoning_content`. Raises ProtocolError.
     """
-    out = [_plain(message, index) for index, message in enumerate(messages)]
+    out = [
+        _plain(message, f"messages[{i}]") for i, message in enumerate(_items(messages, "messages"))
+    ]
     schema = _schema(response_format)
     if tools or schema is not None:
         system = next((message for message in out if message.get("role") == "system"), None)
@@ -226,15 +227,34 @@ def from_openai(
             system = {"role": "system", "content": ""}
             out.insert(0, system)
         if tools:
-            system["tools"] = [*(system.get("tools") or ()), *tools]
+            check_tools(tools)
+            system["tools"] = [*_list(system, "tools", "messages[0]"), *tools]
         if schema is not None:
             system["response_format"] = schema
     return validate(out)
 
 
-def _plain(message: Any, index: int) -> dict[str, Any]:
+def check_tools(tools: Any) -> list[Mapping[str, Any]]:
+    """The functions of OpenAI's tools. Raises ProtocolError."""
+    return [_check_function(tool, f"tools[{i}]") for i, tool in enumerate(_items(tools, "tools"))]
+
+
+def properties_of(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schemas of a function's parameters by name; none if it does not list them."""
+    schema = function.get("parameters")
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def _items(value: Any, where: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise ProtocolError(f"{where}: must be a list, not {value!r}")
+    return value
+
+
+def _plain(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise ProtocolError(f"messages[{index}] = {message!r}: must be an object with a role")
+        raise ProtocolError(f"{where} = {message!r}: must be an object with a role")
     out = dict(message)
     if out.get("role") == "assistant" and out.get("reasoning_content") is None:
         out["reasoning_content"] = out.pop("reasoning", None)
@@ -243,6 +263,8 @@ def _plain(message: Any, index: int) -> dict[str, Any]:
 
 def _schema(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The JSON schema that an OpenAI response format asks for."""
+    if not isinstance(response_format, Mapping | None):
+        raise ProtocolError(f"response_format = {response_format!r}: must be an object")
     kind = (response_format or {"type": "text"}).get("type")
     if response_format is None or kind == "text":
         return None
@@ -270,9 +292,11 @@ def from_anthropic(
     """
     out: list[dict[str, Any]] = []
     if system:
-        out.append({"role": "system", "content": system if isinstance(system, str) else [*system]})
-    for index, message in enumerate(messages):
+        parts = system if isinstance(system, str) else [*_items(system, "system")]
+        out.append({"role": "system", "content": parts})
+    for index, given in enumerate(_items(messages, "messages")):
         where = f"messages[{index}]"
+        message = _plain(given, where)
         role, content = message.get("role"), message.get("content")
         if role not in ("user", "assistant"):
             raise ProtocolError(f"{where}.role = {role!r}: must be user or assistant")
@@ -280,7 +304,8 @@ def from_anthropic(
         if not isinstance(blocks, list) or not all(isinstance(b, Mapping) for b in blocks):
             raise ProtocolError(f"{where}.content = {content!r}: must be text or a list of blocks")
         out += [_assistant(blocks, where)] if role == "assistant" else _user(blocks)
-    return from_openai(out, [_offer(tool, i) for i, tool in enumerate(tools or ())])
+    offered = _items([] if tools is None else tools, "tools")
+    return from_openai(out, [_offer(tool, f"tools[{i}]") for i, tool in enumerate(offered)])
 
 
 def _assistant(blocks: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
@@ -290,9 +315,9 @@ def _assistant(blocks: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any
     for number, block in enumerate(blocks):
         kind = block.get("type")
         if kind == "thinking":
-            reasoning.append(block.get("thinking", ""))
+            reasoning.append(f"{block.get('thinking', '')}")
         elif kind == "text":
-            text.append(block.get("text", ""))
+            text.append(f"{block.get('text', '')}")
         elif kind == "tool_use":
             function = {"name": block.get("name"), "arguments": block.get("input") or {}}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
@@ -316,7 +341,7 @@ def _user(blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if block.get("type") == "tool_result":
             content = block.get("content", "")
             out.append({"role": "tool", "tool_call_id": block.get("tool_use_id")})
-            out[-1]["content"] = content if isinstance(content, str) else [*content]
+            out[-1]["content"] = content
         elif out and out[-1]["role"] == "user":
             out[-1]["content"].append(dict(block))
         else:
@@ -324,10 +349,8 @@ def _user(blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _offer(tool: Mapping[str, Any], number: int) -> dict[str, Any]:
-    if "input_schema" not in tool:
-        raise ProtocolError(
-            f"tools[{number}].input_schema: missing; only client tools can be offered"
-        )
+def _offer(tool: Any, where: str) -> dict[str, Any]:
+    if not isinstance(tool, Mapping) or "input_schema" not in tool:
+        raise ProtocolError(f"{where}.input_schema: missing; only client tools can be offered")
     function = {"name": tool.get("name"), "description": tool.get("description", "")}
     return {"type": "function", "function": function | {"parameters": tool["input_schema"]}}

@@ -37,7 +37,7 @@ class StreamParser:
         if mode == "strict":
             self._reader = StrictReader(thinking)
         elif mode == "tolerant":
-            may_call = tool_choice != "none" and (tools is None or len(tools) > 0)
+            may_call = tool_choice != "none" and (tools is None or bool(tools))
             self._reader = TolerantReader(thinking, tools, may_call)
         else:
             raise ProtocolError(f"mode = {mode!r}: must be strict or tolerant")

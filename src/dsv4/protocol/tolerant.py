@@ -14,7 +14,6 @@ from typing import Any
 from dsv4.protocol.call import Call
 from dsv4.protocol.constants import END_THINK, EOS, THINK
 from dsv4.protocol.deltas import CallCancel, Content, Delta, End, ErrorRecord, Reasoning
-from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.markup import (
     Item,
     Tag,
@@ -27,6 +26,7 @@ from dsv4.protocol.markup import (
     opens_block,
     raw,
 )
+from dsv4.protocol.messages import check_tools, properties_of
 from dsv4.protocol.records import Records
 from dsv4.protocol.scan import BEGINS, Scanner, without_line_ends
 
@@ -43,7 +43,9 @@ class TolerantReader:
         self.truncated = False
         self._records = Records()
         self._may_call = calls
-        self._properties = None if tools is None else dict(map(_properties, tools))
+        self._properties: dict[str, Mapping[str, Any]] | None = None
+        if tools is not None:
+            self._properties = {f["name"]: properties_of(f) for f in check_tools(tools)}
         self._new: list[Delta] = []
         self._scanner = Scanner()
         self._at = 0  # where the step's text ends in the completion
@@ -444,14 +446,6 @@ class TolerantReader:
             self._call.piece("".join(self._body))
             self._wrapped, self._body = None, []
             self._end_value(self._call)
-
-
-def _properties(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """A tool's name and the schemas of its parameters."""
-    function = tool.get("function")
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ProtocolError(f"tools: {tool!r} has no function with a name")
-    return function["name"], (function.get("parameters") or {}).get("properties") or {}
 
 
 def _is_string(schema: Any) -> bool:

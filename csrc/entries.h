@@ -1,0 +1,142 @@
+// Cache rows as bytes, and the two operations before them: norms and rotary positions.
+//
+// entry: (c − r) E4M3 codes | r bfloat16 rotary channels | ⌈(c − r)/64⌉ E8M0 scales
+// key:   ic/2 bytes of E2M1 codes, even channel low | ⌈ic/32⌉ E8M0 scales
+#pragma once
+
+#include "numeric.h"
+
+namespace dsv4::DSV4_ISA {
+
+constexpr int64_t ENTRY_BLOCK = 64, KEY_BLOCK = 32;
+
+inline int64_t entry_bytes(int64_t c, int64_t r) {
+  return (c - r) + 2 * r + (c - r + ENTRY_BLOCK - 1) / ENTRY_BLOCK;
+}
+inline int64_t key_bytes(int64_t ic) { return ic / 2 + (ic + KEY_BLOCK - 1) / KEY_BLOCK; }
+
+inline void pack_entry(const float* x, int64_t c, int64_t r, uint8_t* row) {
+  const int64_t plain = c - r;
+  uint8_t* scales = row + plain + 2 * r;
+  for (int64_t first = 0; first < plain; first += ENTRY_BLOCK) {
+    const int64_t count = std::min(ENTRY_BLOCK, plain - first);
+    const int e = scale_exponent(largest_magnitude(x + first, count), E4M3_LARGEST, E4M3_FLOOR);
+    scales[first / ENTRY_BLOCK] = static_cast<uint8_t>(e);
+    const v16 inverse = splat(1.0f / from_e8m0(e));
+    for (int64_t i = 0; i < count; i += LANES) {
+      const int64_t some = std::min<int64_t>(LANES, count - i);
+      const v16 rounded = round_e4m3(load_part(x + first + i, some) * inverse);
+      for (int64_t l = 0; l < some; ++l) row[first + i + l] = encode_e4m3(rounded[l]);
+    }
+  }
+  for (int64_t i = 0; i < r; ++i) {
+    const uint16_t value = to_bf16(x[plain + i]);
+    std::memcpy(row + plain + 2 * i, &value, 2);
+  }
+}
+
+inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
+  typedef uint8_t b16 __attribute__((vector_size(16)));
+  const int64_t plain = c - r;
+  const uint8_t* scales = row + plain + 2 * r;
+  for (int64_t first = 0; first < plain; first += ENTRY_BLOCK) {
+    const int64_t count = std::min(ENTRY_BLOCK, plain - first);
+    const float scale = from_e8m0(scales[first / ENTRY_BLOCK]);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+      b16 codes;
+      std::memcpy(&codes, row + first + i, sizeof codes);
+      const u16 wide = __builtin_convertvector(codes, u16);
+      const v16 magnitude = bits<v16>((wide & 0x7Fu) << 20) * 0x1p120f * scale;
+      store(x + first + i, bits<v16>(bits<u16>(magnitude) | ((wide & 0x80u) << 24)));
+    }
+    for (; i < count; ++i) x[first + i] = decode_e4m3(row[first + i]) * scale;
+  }
+  for (int64_t i = 0; i < r; ++i) {
+    uint16_t value;
+    std::memcpy(&value, row + plain + 2 * i, 2);
+    x[plain + i] = from_bf16(value);
+  }
+}
+
+// Rounds x in place to what `pack_key` stores.
+inline int key_exponent(const float* x, int64_t count) {
+  return scale_exponent(largest_magnitude(x, count), E2M1_LARGEST, E2M1_FLOOR);
+}
+inline void round_key(float* x, int64_t ic) {
+  for (int64_t first = 0; first < ic; first += KEY_BLOCK) {
+    const int64_t count = std::min(KEY_BLOCK, ic - first);
+    const float scale = from_e8m0(key_exponent(x + first, count)), inverse = 1.0f / scale;
+    for (int64_t i = first; i < first + count; ++i) {
+      x[i] = decode_e2m1(encode_e2m1(x[i] * inverse)) * scale;
+    }
+  }
+}
+inline void pack_key(const float* x, int64_t ic, uint8_t* row) {
+  for (int64_t first = 0; first < ic; first += KEY_BLOCK) {
+    const int64_t count = std::min(KEY_BLOCK, ic - first);
+    const int e = key_exponent(x + first, count);
+    row[ic / 2 + first / KEY_BLOCK] = static_cast<uint8_t>(e);
+    const float inverse = 1.0f / from_e8m0(e);
+    for (int64_t i = first; i < first + count; i += 2) {
+      row[i / 2] = static_cast<uint8_t>(encode_e2m1(x[i] * inverse) |
+                                        encode_e2m1(x[i + 1] * inverse) << 4);
+    }
+  }
+}
+inline void unpack_key(const uint8_t* row, int64_t ic, float* x) {
+  for (int64_t first = 0; first < ic; first += KEY_BLOCK) {
+    const float scale = from_e8m0(row[ic / 2 + first / KEY_BLOCK]);
+    const int64_t last = std::min(first + KEY_BLOCK, ic);
+    for (int64_t i = first; i < last; i += 2) {
+      x[i] = decode_e2m1(row[i / 2] & 15) * scale;
+      x[i + 1] = decode_e2m1(row[i / 2] >> 4) * scale;
+    }
+  }
+}
+
+// x · rsqrt(mean(x²) + ε) ⊙ weight (none: 1): n a multiple of 16 or not.
+inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* y) {
+  v16 total = zero();
+  for (int64_t i = 0; i < n; i += LANES) {
+    const v16 v = load_part(x + i, std::min<int64_t>(LANES, n - i));
+    total = fma(v, v, total);
+  }
+  const float scale = 1.0f / std::sqrt(sum(total) / n + eps);
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale * (weight ? weight[i] : 1.0f);
+}
+
+// Turns channel pairs (2j, 2j + 1) of x [r] by an angle: cosines and sines [r/2].
+inline void rotate(float* x, int64_t r, const float* cosines, const float* sines, bool back) {
+  for (int64_t j = 0; j < r / 2; ++j) {
+    const float s = back ? -sines[j] : sines[j], a = x[2 * j], b = x[2 * j + 1];
+    x[2 * j] = a * cosines[j] - b * s;
+    x[2 * j + 1] = a * s + b * cosines[j];
+  }
+}
+
+inline void phases(int64_t position, const float* frequencies, int64_t r, float* cosines,
+                   float* sines) {
+  for (int64_t j = 0; j < r / 2; ++j) {
+    const float angle = static_cast<float>(position) * frequencies[j];
+    cosines[j] = std::cos(angle);
+    sines[j] = std::sin(angle);
+  }
+}
+
+// Orthonormal Hadamard transform in Sylvester order; n is a power of two.
+inline void hadamard(float* x, int64_t n) {
+  for (int64_t half = 1; half < n; half *= 2) {
+    for (int64_t first = 0; first < n; first += 2 * half) {
+      for (int64_t i = first; i < first + half; ++i) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+    }
+  }
+  const float scale = 1.0f / std::sqrt(static_cast<float>(n));
+  for (int64_t i = 0; i < n; ++i) x[i] *= scale;
+}
+
+}  // namespace dsv4::DSV4_ISA

@@ -1,0 +1,94 @@
+// What one layer computes with: shapes, weights where they lie, and the state of its sequences.
+// Nothing here owns memory; the Python side keeps the tensors alive.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "matrix.h"
+
+namespace dsv4 {
+
+struct Hyper {
+  Matrix fn;                     // F32 [(2 + hc)·hc, hc·d]; the output head's is [hc, hc·d]
+  const float* scale = nullptr;  // [3]; the head's [1]
+  const float* base = nullptr;   // [(2 + hc)·hc]; the head's [hc]
+};
+
+struct HyperShape {
+  int64_t streams = 4, iterations = 20, d = 0;
+  float eps = 1e-6f, norm_eps = 1e-6f;
+};
+
+// One entry per `ratio` tokens: channels of an attention entry, or of an indexer key.
+struct Compressor {
+  int64_t ratio = 0, channels = 0, rotary = 0;
+  bool overlaps = false, is_key = false;
+  Matrix wkv, wgate;            // [width, d], width = channels, twice that where blocks overlap
+  const float* ape = nullptr;   // [ratio, width]
+  const float* norm = nullptr;  // [channels]
+  const float* frequencies = nullptr;
+  float eps = 1e-6f;
+  int64_t width() const { return overlaps ? 2 * channels : channels; }
+};
+
+struct Attention {
+  int64_t heads = 0, channels = 0, rotary = 0, q_rank = 0, groups = 0, o_rank = 0, window = 0;
+  int64_t ratio = 0, index_heads = 0, index_channels = 0, topk = 0;  // ratio 0: window only
+  const float* frequencies = nullptr;  // [rotary / 2]
+  const float *norm = nullptr, *q_norm = nullptr, *kv_norm = nullptr, *sink = nullptr;
+  Matrix wq_a, wq_b, wkv, wo_a, wo_b, index_wq_b, index_weights;
+  Compressor compressor, index_compressor;
+  Hyper hyper;
+};
+
+struct Mixture {
+  int64_t experts = 0, chosen = 0, inner = 0;
+  float limit = 0, scaling = 1;
+  const float* norm = nullptr;
+  Matrix gate;
+  const float* bias = nullptr;       // [experts], or
+  const int64_t* table = nullptr;    // hash routing: [vocabulary, chosen]
+  std::vector<Matrix> w1, w2, w3;    // routed experts
+  Matrix shared1, shared2, shared3;
+  Hyper hyper;
+};
+
+struct Layer {
+  HyperShape shape;
+  bool exact = false;  // bfloat16 between operators, FP8 inputs of packed linears
+  Attention attention;
+  Mixture mixture;
+};
+
+struct Head {
+  HyperShape shape;
+  bool exact = false;
+  Hyper hyper;
+  const float* norm = nullptr;
+  Matrix weight;
+};
+
+// Rows of one cache store: [batch, capacity, row], bytes or floats.
+template <class T>
+struct Store {
+  T* data = nullptr;
+  int64_t capacity = 0, row = 0;
+  T* at(int64_t sequence, int64_t slot) const {
+    return data + (sequence * capacity + slot) * row;
+  }
+};
+
+struct LayerState {
+  Store<uint8_t> window, entries, keys;
+  Store<float> tail, index_tail;  // raw compressor rows: values | scores
+};
+
+// New tokens of sequences that hold `starts` tokens already.
+struct Span {
+  int64_t batch = 0, columns = 0;
+  std::vector<int64_t> starts, lengths;
+};
+
+}  // namespace dsv4

@@ -1,0 +1,184 @@
+// The mixture-of-experts sub-layer, mHC included:
+//
+//   s = √softplus(gate u), chosen by s + bias or by token id, p = scaling · s / Σ s_chosen
+//   y = Σ_e w2_e(p_e · silu(min(w1_e u, L)) ⊙ clamp(w3_e u, −L, L)) + shared(u)
+//
+// Each (token, choice) is a slot with rows of its own; slots are added in the order of the choice,
+// so a token's sum does not depend on its neighbours.
+#include <cmath>
+
+#include "hyper.h"
+#include "inputs.h"
+#include "passes.h"
+#include "streams.h"
+#include "sublayers_isa.h"
+
+namespace dsv4::DSV4_ISA {
+namespace {
+
+// Rows of slots for each expert that has any: experts, then their tokens and slots side by side.
+struct Grouping {
+  std::vector<int32_t> tokens, slots;
+  std::vector<int64_t> ends;  // [experts]
+};
+
+Grouping group(const int32_t* experts, int64_t rows, int64_t k, int64_t count) {
+  Grouping g;
+  g.ends.assign(count, 0);
+  g.tokens.resize(rows * k);
+  g.slots.resize(rows * k);
+  for (int64_t i = 0; i < rows * k; ++i) ++g.ends[experts[i]];
+  int64_t total = 0;
+  for (auto& end : g.ends) {
+    total += end;
+    end = total - end;  // where the expert's rows begin; moved to their end below
+  }
+  for (int64_t i = 0; i < rows * k; ++i) {
+    const int64_t at = g.ends[experts[i]]++;
+    g.tokens[at] = static_cast<int32_t>(i / k);
+    g.slots[at] = static_cast<int32_t>(i);
+  }
+  return g;
+}
+
+// Scores of one token → its experts and their weights.
+void route(const Mixture& m, float* scores, int64_t id, int32_t* experts, float* weights) {
+  for (int64_t e = 0; e < m.experts; ++e) {
+    const float x = scores[e];
+    scores[e] = std::sqrt(x > 20.0f ? x : std::log1p(std::exp(x)));
+  }
+  for (int64_t j = 0; j < m.chosen; ++j) {
+    if (m.table != nullptr) {
+      experts[j] = static_cast<int32_t>(m.table[id * m.chosen + j]);
+      continue;
+    }
+    int64_t best = -1;
+    for (int64_t e = 0; e < m.experts; ++e) {
+      if (std::find(experts, experts + j, e) != experts + j) continue;
+      if (best < 0 || scores[e] + m.bias[e] > scores[best] + m.bias[best]) best = e;
+    }
+    experts[j] = static_cast<int32_t>(best);
+  }
+  float total = 0;
+  for (int64_t j = 0; j < m.chosen; ++j) total += scores[experts[j]];
+  for (int64_t j = 0; j < m.chosen; ++j) weights[j] = m.scaling * scores[experts[j]] / total;
+}
+
+// p · silu(min(up1, L)) ⊙ clamp(up3, −L, L), in up1's place.
+void gate_product(float* up1, const float* up3, int64_t n, float limit, float p) {
+  const v16 bound = splat(limit), one = splat(1.0f);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const v16 a = minimum(load(up1 + i), bound);
+    const v16 b = minimum(maximum(load(up3 + i), -bound), bound);
+    store(up1 + i, a / (one + exponential(-a)) * b * p);
+  }
+}
+
+void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x, Pool& pool,
+              Arena& arena) {
+  const Mixture& m = layer.mixture;
+  const int64_t d = layer.shape.d, hc = layer.shape.streams, rows = pass.rows, k = m.chosen,
+                inner = m.inner;
+  float* coefficients = arena.take<float>(rows * (2 + hc) * hc);
+  float* u = arena.take<float>(rows * d);
+  collapse(pool, layer.shape, m.hyper, false, x, rows, coefficients, u, arena);
+  normalise(pool, u, m.norm, rows, d, layer.shape.norm_eps, layer.exact);
+
+  // rows of slots, then the shared expert's
+  float* up1 = arena.take<float>((rows * k + rows) * inner);
+  float* up3 = arena.take<float>((rows * k + rows) * inner);
+  float* shared1 = up1 + rows * k * inner;
+  float* shared3 = up3 + rows * k * inner;
+  float* scores = arena.take<float>(rows * m.experts);
+  Inputs in(pool, arena, u, rows, d, d, layer.exact);
+  const auto whole = [&](const Matrix& w, const Arranged* a, float* y) {
+    return Product{&w, 0, w.rows, a, rows, nullptr, nullptr, y, w.rows};
+  };
+  multiply(pool, {whole(m.gate, in.full(m.gate.format), scores),
+                  whole(m.shared1, in.low(m.shared1.format), shared1),
+                  whole(m.shared3, in.low(m.shared3.format), shared3)}, arena);
+
+  int32_t* experts = arena.take<int32_t>(rows * k);
+  float* weights = arena.take<float>(rows * k);
+  pool.run(rows, [&](int64_t t, int) {
+    route(m, scores + t * m.experts, ids[pass.first + t], experts + t * k, weights + t * k);
+  });
+  const Grouping g = group(experts, rows, k, m.experts);
+  const auto each = [&](auto&& add) {
+    for (int64_t e = 0, first = 0; e < m.experts; first = g.ends[e++]) {
+      if (g.ends[e] > first) add(e, g.ends[e] - first, &g.tokens[first], &g.slots[first]);
+    }
+  };
+  std::vector<Product> products;
+  each([&](int64_t e, int64_t count, const int32_t* tokens, const int32_t* slots) {
+    for (const auto& [w, y] : {std::pair{&m.w1[e], up1}, std::pair{&m.w3[e], up3}}) {
+      products.push_back({w, 0, inner, in.low(w->format), count, tokens, slots, y, inner});
+    }
+  });
+  multiply(pool, products, arena);
+
+  pool.run(rows * k + rows, [&](int64_t slot, int) {
+    const float p = slot < rows * k ? weights[slot] : 1.0f;
+    gate_product(up1 + slot * inner, up3 + slot * inner, inner, m.limit, p);
+    store_precision(up1 + slot * inner, inner, layer.exact);
+  });
+
+  float* out = arena.take<float>((rows * k + rows) * d);
+  Inputs routed(pool, arena, up1, rows * k, inner, inner, layer.exact);
+  Inputs shared(pool, arena, shared1, rows, inner, inner, layer.exact);
+  products.clear();
+  each([&](int64_t e, int64_t count, const int32_t*, const int32_t* slots) {
+    products.push_back(
+        {&m.w2[e], 0, d, routed.low(m.w2[e].format), count, slots, slots, out, d});
+  });
+  products.push_back(whole(m.shared2, shared.low(m.shared2.format), out + rows * k * d));
+  multiply(pool, products, arena);
+
+  pool.run(rows, [&](int64_t t, int) {
+    const float* slots = out + t * k * d;
+    const float* last = out + (rows * k + t) * d;
+    float* y = u + t * d;
+    for (int64_t i = 0; i < d; i += LANES) {
+      v16 total = load(slots + i);
+      for (int64_t j = 1; j < k; ++j) total += load(slots + j * d + i);
+      store(y + i, total + load(last + i));
+    }
+    store_precision(y, d, layer.exact);
+  });
+  expand(pool, layer.shape, coefficients, u, rows, x);
+}
+
+}  // namespace
+
+void mix_layer(const Layer& layer, const Span& span, const int64_t* ids, void* x) {
+  Pool& pool = Pool::instance();
+  Arena& arena = caller_arena();
+  const int64_t width = layer.shape.streams * layer.shape.d;
+  for (const Pass& pass : passes(span)) {
+    Scope scope(arena);
+    Streams streams(x, pass.first, pass.rows, width, layer.exact, arena);
+    mix_pass(layer, pass, ids, streams.data(), pool, arena);
+    streams.write_back();
+  }
+}
+
+void head_logits(const Head& head, const void* x, int64_t tokens, float* logits) {
+  Pool& pool = Pool::instance();
+  Arena& arena = caller_arena();
+  const int64_t hc = head.shape.streams, d = head.shape.d, width = hc * d;
+  for (int64_t first = 0; first < tokens; first += ROWS) {
+    Scope scope(arena);
+    const int64_t rows = std::min(ROWS, tokens - first);
+    Streams streams(const_cast<void*>(x), first, rows, width, head.exact, arena);
+    float* coefficients = arena.take<float>(rows * hc);
+    float* u = arena.take<float>(rows * d);
+    collapse(pool, head.shape, head.hyper, true, streams.data(), rows, coefficients, u, arena);
+    normalise(pool, u, head.norm, rows, d, head.shape.norm_eps, head.exact);
+    Inputs in(pool, arena, u, rows, d, d, false);
+    const int64_t vocabulary = head.weight.rows;
+    multiply(pool, {{&head.weight, 0, vocabulary, in.full(head.weight.format), rows, nullptr,
+                     nullptr, logits + first * vocabulary, vocabulary}}, arena);
+  }
+}
+
+}  // namespace dsv4::DSV4_ISA

@@ -1,0 +1,81 @@
+#include "pool.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace dsv4 {
+namespace {
+
+constexpr int SPINS = 4000;  // pauses before a worker sleeps: some tens of microseconds
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+#endif
+}
+
+}  // namespace
+
+Pool& Pool::instance() {
+  static Pool pool;
+  return pool;
+}
+
+void Pool::resize(int threads) {
+  if (threads < 1) threads = 1;
+  if (threads == this->threads()) return;
+  stop_ = true;
+  region_.fetch_add(2);
+  region_.notify_all();
+  for (auto& worker : workers_) worker.join();
+  workers_.clear();
+  stop_ = false;
+  for (int worker = 1; worker < threads; ++worker) {
+    workers_.emplace_back([this, worker] { work(worker); });
+  }
+}
+
+void Pool::claim(int worker) {
+  for (;;) {
+    const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+    if (task >= tasks_) return;
+    call_(context_, task, worker);
+  }
+}
+
+void Pool::region(int64_t tasks) {
+  tasks_ = tasks;
+  next_.store(0, std::memory_order_relaxed);
+  region_.fetch_add(1);  // opens: a worker that reads the odd number sees the fields above
+  if (asleep_.load() > 0) region_.notify_all();
+  claim(0);
+  region_.fetch_add(1);  // closes: a worker that has not come yet will not
+  while (inside_.load() > 0) pause_cpu();
+}
+
+void Pool::work(int worker) {
+  uint32_t seen = region_.load();
+  while (!stop_) {
+    uint32_t now = region_.load();
+    for (int spin = 0; now == seen && spin < SPINS; ++spin) {
+      pause_cpu();
+      now = region_.load(std::memory_order_acquire);
+    }
+    if (now == seen) {
+      asleep_.fetch_add(1);
+      region_.wait(seen);
+      asleep_.fetch_sub(1);
+      continue;
+    }
+    seen = now;
+    if (now % 2 == 0) continue;
+    inside_.fetch_add(1);
+    if (region_.load() == now) claim(worker);
+    inside_.fetch_sub(1);
+  }
+}
+
+}  // namespace dsv4

@@ -1,0 +1,303 @@
+// How one row of a packed weight is read, 64 columns (a group) at a time.
+//
+// Each reader names the operand type it multiplies in (`Operand`: bfloat16 bits where the machine
+// has a bfloat16 dot product, else float), the order in which it delivers a group's columns, and
+// `at(group, out)`: VECTORS vectors of operands. Activations are laid in the same order by
+// `arrange`, so no column is ever moved back. FP8 scales are left to the caller when `scaled` is
+// false: they are constant over 128 columns and can ride on the activations instead.
+#pragma once
+
+#include <algorithm>
+
+#include "matrix.h"
+#include "numeric.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && defined(__AVX512BW__)
+#define DSV4_DOT_BF16 1
+#else
+#define DSV4_DOT_BF16 0
+#endif
+
+namespace dsv4::DSV4_ISA {
+
+constexpr int64_t GROUP = 64;
+
+inline int64_t groups_of(int64_t columns) { return (columns + GROUP - 1) / GROUP; }
+
+// ---- operands: what multiplies, and how --------------------------------------------------------
+
+struct FloatOperand {
+  using Type = float;
+  using Vector = v16;
+  static constexpr int COUNT = 16;
+  static Vector read(const Type* p) { return load(p); }
+  static void write(Type* p, Vector v) { store(p, v); }
+  static v16 accumulate(v16 sum, Vector a, Vector w) { return fma(a, w, sum); }
+};
+
+#if DSV4_DOT_BF16
+struct Bf16Operand {
+  using Type = uint16_t;
+  using Vector = __m512i;
+  static constexpr int COUNT = 32;
+  static Vector read(const Type* p) { return _mm512_loadu_si512(p); }
+  static void write(Type* p, Vector v) { _mm512_storeu_si512(p, v); }
+  static v16 accumulate(v16 sum, Vector a, Vector w) {
+    return (v16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)w);
+  }
+};
+using LowOperand = Bf16Operand;
+#else
+using LowOperand = FloatOperand;
+#endif
+using Low = LowOperand::Type;
+
+inline Low to_low(float x) {
+#if DSV4_DOT_BF16
+  return to_bf16(x);
+#else
+  return round_bf16(x);
+#endif
+}
+
+// ---- readers -----------------------------------------------------------------------------------
+
+// float32 weight, float32 product.
+struct F32Row {
+  using Operand = FloatOperand;
+  static constexpr int VECTORS = 4;
+  const float* data;
+  int64_t columns;
+  F32Row(const Matrix& w, int64_t r, bool)
+      : data(reinterpret_cast<const float*>(w.row(r))), columns(w.columns) {}
+  void at(int64_t group, v16* out) const {
+    const int64_t first = group * GROUP;
+    for (int i = 0; i < VECTORS; ++i) {
+      const int64_t left = columns - first - i * LANES;
+      const float* p = data + first + i * LANES;
+      out[i] = left >= LANES ? load(p) : left > 0 ? load_part(p, left) : zero();
+    }
+  }
+  static int64_t column(int64_t place) { return place; }
+};
+
+// bfloat16 weight, float32 product: even columns of 32, then odd ones.
+struct Bf16AsFloatRow {
+  using Operand = FloatOperand;
+  static constexpr int VECTORS = 4;
+  const uint16_t* data;
+  int64_t columns;
+  Bf16AsFloatRow(const Matrix& w, int64_t r, bool)
+      : data(reinterpret_cast<const uint16_t*>(w.row(r))), columns(w.columns) {}
+  void at(int64_t group, v16* out) const {
+    for (int i = 0; i < 2; ++i) {
+      const int64_t first = group * GROUP + 32 * i, left = columns - first;
+      u16 pairs{};
+      if (left >= 32) {
+        std::memcpy(&pairs, data + first, 64);
+      } else if (left > 0) {
+        std::memcpy(&pairs, data + first, left * 2);
+      }
+      out[2 * i] = bits<v16>(pairs << 16);
+      out[2 * i + 1] = bits<v16>(pairs & 0xFFFF0000u);
+    }
+  }
+  static int64_t column(int64_t place) {
+    const int64_t in = place % 32;
+    return place - in + (in < 16 ? 2 * in : 2 * (in - 16) + 1);
+  }
+};
+
+#if DSV4_DOT_BF16
+
+inline __m512i load_bytes(const uint8_t* p, int64_t left) {
+  if (left >= 64) return _mm512_loadu_si512(p);
+  if (left <= 0) return _mm512_setzero_si512();
+  return _mm512_maskz_loadu_epi8((1ULL << left) - 1, p);
+}
+
+// bfloat16 weight, bfloat16 product, columns as they stand.
+struct Bf16Row {
+  using Operand = Bf16Operand;
+  static constexpr int VECTORS = 2;
+  const uint8_t* data;
+  int64_t bytes;
+  Bf16Row(const Matrix& w, int64_t r, bool) : data(w.row(r)), bytes(2 * w.columns) {}
+  void at(int64_t group, __m512i* out) const {
+    const int64_t first = group * 128;
+    out[0] = load_bytes(data + first, bytes - first);
+    out[1] = load_bytes(data + first + 64, bytes - first - 64);
+  }
+  static int64_t column(int64_t place) { return place; }
+};
+
+// E4M3 → bfloat16: both bytes by table, the sign on top; words are unpacked within 16-byte lanes.
+struct Fp8Tables {
+  alignas(64) uint8_t low[128], high[128];
+  Fp8Tables() {
+    for (int code = 0; code < 128; ++code) {
+      const uint16_t value = to_bf16(decode_e4m3(static_cast<uint8_t>(code)));
+      low[code] = static_cast<uint8_t>(value);
+      high[code] = static_cast<uint8_t>(value >> 8);
+    }
+  }
+};
+inline const Fp8Tables FP8_TABLES;
+
+struct Fp8Row {
+  using Operand = Bf16Operand;
+  static constexpr int VECTORS = 2;
+  const uint8_t* data;
+  const float* scale;
+  int64_t columns;
+  bool scaled;
+  __m512i low0, low1, high0, high1;
+  Fp8Row(const Matrix& w, int64_t r, bool scaled)
+      : data(w.row(r)), scale(w.row_fp8_scale(r)), columns(w.columns), scaled(scaled) {
+    low0 = _mm512_load_si512(FP8_TABLES.low);
+    low1 = _mm512_load_si512(FP8_TABLES.low + 64);
+    high0 = _mm512_load_si512(FP8_TABLES.high);
+    high1 = _mm512_load_si512(FP8_TABLES.high + 64);
+  }
+  void at(int64_t group, __m512i* out) const {
+    const __m512i codes = load_bytes(data + group * GROUP, columns - group * GROUP);
+    const __m512i low = _mm512_permutex2var_epi8(low0, codes, low1);
+    __m512i high = _mm512_permutex2var_epi8(high0, codes, high1);
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    high = _mm512_ternarylogic_epi32(high, codes, sign, 0xF8);  // high | (codes & sign)
+    out[0] = _mm512_unpacklo_epi8(low, high);
+    out[1] = _mm512_unpackhi_epi8(low, high);
+    if (scaled) {
+      const int e = static_cast<int>(bits<uint32_t>(scale[group * GROUP / FP8_BLOCK]) >> 23) - 127;
+      const __m512i step = _mm512_set1_epi16(static_cast<short>(e * 128));
+      for (int i = 0; i < 2; ++i) {
+        const __mmask32 filled = _mm512_test_epi16_mask(out[i], _mm512_set1_epi16(0x7FFF));
+        out[i] = _mm512_mask_add_epi16(out[i], filled, out[i], step);
+      }
+    }
+  }
+  static int64_t column(int64_t place) {
+    const int64_t in = place % 64, vector = in / 32, word = in % 32;
+    return place - in + (word / 8) * 16 + vector * 8 + word % 8;
+  }
+};
+
+// E2M1 → bfloat16 by a table of 16 values for each of a group's two blocks, scales folded in.
+struct Fp4Tables {
+  alignas(64) uint16_t values[32];
+  Fp4Tables() {
+    for (int i = 0; i < 32; ++i) values[i] = to_bf16(decode_e2m1(static_cast<uint8_t>(i % 16)));
+  }
+};
+inline const Fp4Tables FP4_TABLES;
+
+struct Fp4Row {
+  using Operand = Bf16Operand;
+  static constexpr int VECTORS = 2;
+  const uint8_t* data;
+  const uint8_t* scale;
+  int64_t columns;
+  __m512i table, upper, shape;
+  Fp4Row(const Matrix& w, int64_t r, bool)
+      : data(w.row(r)), scale(w.row_fp4_scale(r)), columns(w.columns) {
+    table = _mm512_load_si512(FP4_TABLES.values);
+    upper = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xFFFF0000u, 16);
+    shape = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xFFFF0000u, 1);
+  }
+  void at(int64_t group, __m512i* out) const {
+    const int64_t left = (columns - group * GROUP) / 2;  // 32, or 16 in a last half group
+    const __m256i bytes = left >= 32
+                              ? _mm256_loadu_si256((const __m256i*)(data + group * 32))
+                              : _mm256_castsi128_si256(
+                                    _mm_loadu_si128((const __m128i*)(data + group * 32)));
+    const __m512i wide = _mm512_cvtepu8_epi16(
+        left >= 32 ? bytes : _mm256_inserti128_si256(bytes, _mm_setzero_si128(), 1));
+    uint16_t both = scale[2 * group];
+    both |= static_cast<uint16_t>(left >= 32 ? scale[2 * group + 1] : 127) << 8;
+    // words 0–15 take the first scale, words 16–31 the second
+    const __m256i floored = _mm256_max_epu8(_mm256_set1_epi16(static_cast<short>(both)),
+                                            _mm256_set1_epi8(2));  // keeps 0.5 · scale normal
+    const __m512i pair = _mm512_cvtepu8_epi16(floored);
+    const __m512i exponents =
+        _mm512_slli_epi16(_mm512_sub_epi16(_mm512_permutexvar_epi16(shape, pair),
+                                           _mm512_set1_epi16(127)), 7);
+    const __m512i scaled = _mm512_mask_add_epi16(table, 0xFEFEFEFEu, table, exponents);
+    const __m512i first = _mm512_ternarylogic_epi32(wide, _mm512_set1_epi16(15), upper, 0xEA);
+    const __m512i second = _mm512_or_si512(_mm512_srli_epi16(wide, 4), upper);
+    out[0] = _mm512_permutexvar_epi16(first, scaled);
+    out[1] = _mm512_permutexvar_epi16(second, scaled);
+  }
+  static int64_t column(int64_t place) {
+    const int64_t in = place % 64;
+    return place - in + (in < 32 ? 2 * in : 2 * (in - 32) + 1);
+  }
+};
+
+#else  // float operands, exactly representable in bfloat16
+
+struct Bf16Row : Bf16AsFloatRow {
+  using Bf16AsFloatRow::Bf16AsFloatRow;
+};
+
+struct Fp8Row {
+  using Operand = FloatOperand;
+  static constexpr int VECTORS = 4;
+  const uint8_t* data;
+  const float* scale;
+  int64_t columns;
+  bool scaled;
+  Fp8Row(const Matrix& w, int64_t r, bool scaled)
+      : data(w.row(r)), scale(w.row_fp8_scale(r)), columns(w.columns), scaled(scaled) {}
+  void at(int64_t group, v16* out) const {
+    typedef uint8_t b16 __attribute__((vector_size(16)));
+    const float unit = 0x1p120f;
+    const float factor = scaled ? scale[group * GROUP / FP8_BLOCK] : 1.0f;
+    for (int i = 0; i < VECTORS; ++i) {
+      const int64_t first = group * GROUP + i * LANES;
+      const int64_t count = std::min<int64_t>(LANES, columns - first);
+      b16 codes{};
+      if (count > 0) std::memcpy(&codes, data + first, count);
+      const u16 wide = __builtin_convertvector(codes, u16);
+      const v16 magnitude = bits<v16>((wide & 0x7Fu) << 20) * unit * factor;
+      out[i] = bits<v16>(bits<u16>(magnitude) | ((wide & 0x80u) << 24));
+    }
+  }
+  static int64_t column(int64_t place) { return place; }
+};
+
+struct Fp4Row {
+  using Operand = FloatOperand;
+  static constexpr int VECTORS = 4;
+  const uint8_t* data;
+  const uint8_t* scale;
+  int64_t columns;
+  Fp4Row(const Matrix& w, int64_t r, bool)
+      : data(w.row(r)), scale(w.row_fp4_scale(r)), columns(w.columns) {}
+  void at(int64_t group, v16* out) const {
+    typedef uint8_t b16 __attribute__((vector_size(16)));
+    for (int block = 0; block < 2; ++block) {
+      if (group * GROUP + block * FP4_BLOCK >= columns) {
+        out[2 * block] = out[2 * block + 1] = zero();
+        continue;
+      }
+      b16 bytes;
+      std::memcpy(&bytes, data + group * 32 + block * 16, 16);
+      const float factor = from_e8m0(scale[2 * group + block]);
+      const u16 wide = __builtin_convertvector(bytes, u16);
+      out[2 * block] = value(wide & 15u, factor);
+      out[2 * block + 1] = value(wide >> 4, factor);
+    }
+  }
+  static v16 value(u16 code, float factor) {  // sign 3, exponent 2–1, mantissa 0
+    const v16 magnitude = bits<v16>((code & 7u) << 22) * 0x1p126f * factor;
+    return bits<v16>(bits<u16>(magnitude) | ((code & 8u) << 28));
+  }
+  static int64_t column(int64_t place) {
+    const int64_t in = place % 32;
+    return place - in + (in < 16 ? 2 * in : 2 * (in - 16) + 1);
+  }
+};
+
+#endif
+
+}  // namespace dsv4::DSV4_ISA

@@ -1,0 +1,92 @@
+// Sixteen float lanes on every machine: the compiler's vector type, split where registers are
+// narrower, so that sums run in one order everywhere. Included once per instruction set.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace dsv4::DSV4_ISA {
+
+constexpr int LANES = 16;
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef float v8 __attribute__((vector_size(32)));
+typedef float v4 __attribute__((vector_size(16)));
+typedef int32_t i16 __attribute__((vector_size(64)));
+typedef uint32_t u16 __attribute__((vector_size(64)));
+
+inline v16 load(const float* p) {
+  v16 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, v16 v) { std::memcpy(p, &v, sizeof v); }
+inline v16 splat(float x) { return v16{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+inline v16 zero() { return v16{}; }
+
+template <class To, class From>
+inline To bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+inline v16 fma(v16 a, v16 b, v16 c) { return a * b + c; }  // contracted where there is an FMA
+inline v16 maximum(v16 a, v16 b) { return a > b ? a : b; }
+inline v16 minimum(v16 a, v16 b) { return a < b ? a : b; }
+
+// The first `count` of 16 floats, then zeros.
+inline v16 load_part(const float* p, int64_t count) {
+  float padded[LANES] = {};
+  std::memcpy(padded, p, count * sizeof(float));
+  return load(padded);
+}
+
+// One tree for every sum over lanes: 16 → 8 → 4 → 2 → 1, halves added.
+inline float sum(v16 v) {
+  v8 low, high;
+  std::memcpy(&low, &v, sizeof low);
+  std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+  const v8 eight = low + high;
+  v4 first, second;
+  std::memcpy(&first, &eight, sizeof first);
+  std::memcpy(&second, reinterpret_cast<const char*>(&eight) + sizeof first, sizeof second);
+  const v4 four = first + second;
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+inline float largest(v16 v) {
+  float m = v[0];
+  for (int i = 1; i < LANES; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// e^x for x ≤ 88: 2^n · p(f), n the nearest integer to x·log2(e); relative error below 3e-7.
+inline v16 exponential(v16 x) {
+  x = minimum(maximum(x, splat(-104.0f)), splat(88.0f));
+  const v16 shift = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
+  const v16 n = fma(x, splat(1.44269504f), shift) - shift;
+  v16 f = fma(n, splat(-0.693359375f), x);
+  f = fma(n, splat(2.12194440e-4f), f);
+  v16 p = splat(1.9875691500e-4f);
+  p = fma(p, f, splat(1.3981999507e-3f));
+  p = fma(p, f, splat(8.3334519073e-3f));
+  p = fma(p, f, splat(4.1665795894e-2f));
+  p = fma(p, f, splat(1.6666665459e-1f));
+  p = fma(p, f, splat(5.0000001201e-1f));
+  p = fma(p, f * f, f) + splat(1.0f);
+  // two factors, since 2^n alone may be below the smallest normal number
+  const i16 whole = __builtin_convertvector(n, i16);
+  const i16 half = whole >> 1;
+  const v16 first = bits<v16>((half + 127) << 23);
+  const v16 second = bits<v16>((whole - half + 127) << 23);
+  return p * first * second;
+}
+
+}  // namespace dsv4::DSV4_ISA

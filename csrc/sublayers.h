@@ -1,0 +1,32 @@
+// The sub-layers of a block and the output head, each one call: streams in, streams out in place.
+#pragma once
+
+#include "layer.h"
+
+namespace dsv4 {
+
+// What a module of one instruction set offers.
+struct Kernels {
+  const char* name;
+  // x [batch, columns, hc, d] float32, or bfloat16 where the layer is exact
+  void (*attend)(const Layer&, const LayerState&, const Span&, void* x);
+  void (*mix)(const Layer&, const Span&, const int64_t* ids, void* x);
+  void (*logits)(const Head&, const void* x, int64_t tokens, float* logits);
+  // single operators, for tests: float32 in and out
+  void (*multiply)(const Matrix&, const float* x, int64_t rows, bool low, float* y);
+  void (*attend_keys)(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,
+                      const float* sink, bool low, float* o);
+  void (*choose)(const float* q, const float* weights, int64_t heads, int64_t ic,
+                 const float* keys, int64_t count, int64_t k, float* scores, int32_t* chosen);
+  void (*hyper)(const HyperShape&, const Hyper&, const float* x, int64_t tokens,
+                float* coefficients, float* u);
+  void (*entries)(const float* x, int64_t rows, int64_t c, int64_t r, uint8_t* packed, float* back);
+  void (*keys)(const float* x, int64_t rows, int64_t ic, uint8_t* packed, float* back);
+};
+
+const Kernels* kernels();                       // the best for this machine, or the one chosen
+bool choose_kernels(const std::string& name);   // false if this machine cannot run them
+std::vector<std::string> kernel_names();        // those that this machine can run
+void set_threads(int threads);
+
+}  // namespace dsv4

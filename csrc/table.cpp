@@ -1,0 +1,60 @@
+// The kernels of the instruction set that this file is compiled for.
+#include "hyper.h"
+#include "inputs.h"
+#include "passes.h"
+#include "sparse.h"
+#include "sublayers_isa.h"
+
+#define DSV4_TEXT_(x) #x
+#define DSV4_TEXT(x) DSV4_TEXT_(x)
+
+namespace dsv4::DSV4_ISA {
+namespace {
+
+void multiply_rows(const Matrix& w, const float* x, int64_t rows, bool low, float* y) {
+  Arena& arena = caller_arena();
+  Scope scope(arena);
+  Pool& pool = Pool::instance();
+  Inputs in(pool, arena, x, rows, w.columns, w.columns, false);
+  const Arranged* a = low ? in.low(w.format) : in.full(w.format);
+  multiply(pool, {{&w, 0, w.rows, a, rows, nullptr, nullptr, y, w.rows}}, arena);
+}
+
+void attend_keys(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,
+                 const float* sink, bool low, float* o) {
+  std::vector<const float*> pointers;
+  for (int64_t i = 0; i < count; ++i) pointers.push_back(keys + i * c);
+  attend(q, heads, c, pointers.data(), count, sink, low, o, caller_arena());
+}
+
+void choose(const float* q, const float* weights, int64_t heads, int64_t ic, const float* keys,
+            int64_t count, int64_t k, float* scores, int32_t* chosen) {
+  index_scores(q, weights, heads, ic, keys, count, scores, caller_arena());
+  top_entries(scores, count, k, chosen, caller_arena());
+}
+
+void hyper(const HyperShape& shape, const Hyper& weights, const float* x, int64_t tokens,
+           float* coefficients, float* u) {
+  collapse(Pool::instance(), shape, weights, false, x, tokens, coefficients, u, caller_arena());
+}
+
+void entries(const float* x, int64_t rows, int64_t c, int64_t r, uint8_t* packed, float* back) {
+  for (int64_t i = 0; i < rows; ++i) {
+    pack_entry(x + i * c, c, r, packed + i * entry_bytes(c, r));
+    unpack_entry(packed + i * entry_bytes(c, r), c, r, back + i * c);
+  }
+}
+
+void keys(const float* x, int64_t rows, int64_t ic, uint8_t* packed, float* back) {
+  for (int64_t i = 0; i < rows; ++i) {
+    pack_key(x + i * ic, ic, packed + i * key_bytes(ic));
+    unpack_key(packed + i * key_bytes(ic), ic, back + i * ic);
+  }
+}
+
+}  // namespace
+
+const Kernels KERNELS{DSV4_TEXT(DSV4_ISA), attend_layer, mix_layer, head_logits, multiply_rows,
+                      attend_keys, choose, hyper, entries, keys};
+
+}  // namespace dsv4::DSV4_ISA

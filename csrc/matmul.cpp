@@ -16,23 +16,28 @@ void dot_rows(const Matrix& w, int64_t first, int count, const typename Row::Ope
               bool scaled, float* y) {
   using Operand = typename Row::Operand;
   const int64_t groups = groups_of(w.columns);
-  const int64_t ahead = std::min<int64_t>(w.row_bytes(), 1024);
   const auto at = [&](int i) { return first + std::min(i, count - 1); };
-  const Row rows[TILE] = {Row(w, at(0), scaled), Row(w, at(1), scaled), Row(w, at(2), scaled),
-                          Row(w, at(3), scaled)};
-  const int64_t group_bytes = w.row_bytes() / std::max<int64_t>(groups, 1);
-  v16 sums[TILE] = {};
+  // named one by one, so that they stay in registers
+  Row row0(w, at(0), scaled), row1(w, at(1), scaled), row2(w, at(2), scaled), row3(w, at(3), scaled);
+  v16 sum0{}, sum1{}, sum2{}, sum3{};
+  using Vector = typename Operand::Vector;
   for (int64_t group = 0; group < groups; ++group) {
-    for (int i = 0; i < TILE; ++i) {
-      __builtin_prefetch(w.row(at(i)) + group * group_bytes + ahead);
-      typename Operand::Vector out[Row::VECTORS];
-      rows[i].at(group, out);
-      for (int v = 0; v < Row::VECTORS; ++v) {
-        const auto a = Operand::read(x + group * GROUP + v * Operand::COUNT);
-        sums[i] = Operand::accumulate(sums[i], a, out[v]);
-      }
+    Vector a[Row::VECTORS];
+    for (int v = 0; v < Row::VECTORS; ++v) {
+      a[v] = Operand::read(x + group * GROUP + v * Operand::COUNT);
     }
+    const auto add = [&](Row& row, v16& sum) {
+      row.prefetch(group);
+      Vector out[Row::VECTORS];
+      row.at(group, out);
+      for (int v = 0; v < Row::VECTORS; ++v) sum = Operand::accumulate(sum, a[v], out[v]);
+    };
+    add(row0, sum0);
+    add(row1, sum1);
+    add(row2, sum2);
+    add(row3, sum3);
   }
+  const v16 sums[TILE] = {sum0, sum1, sum2, sum3};
   for (int i = 0; i < count; ++i) y[i] = sum(sums[i]);
 }
 
@@ -95,7 +100,7 @@ void panel_product(const Product& p, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; row += PANEL) {
     const int rows = static_cast<int>(std::min<int64_t>(PANEL, last - row));
     for (int i = 0; i < (rows + TILE - 1) / TILE * TILE; ++i) {
-      const Row reader(*p.w, row + std::min(i, rows - 1), true);
+      Row reader(*p.w, row + std::min(i, rows - 1), true);
       for (int64_t group = 0; group < groups; ++group) {
         typename Operand::Vector out[Row::VECTORS];
         reader.at(group, out);

@@ -60,11 +60,15 @@ inline Low to_low(float x) {
 #endif
 }
 
+constexpr int64_t AHEAD = 1024;  // bytes that a reader asks memory for in advance
+inline void ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + AHEAD); }
+
 // ---- readers -----------------------------------------------------------------------------------
 
 // float32 weight, float32 product.
 struct F32Row {
   using Operand = FloatOperand;
+  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 4;
   const float* data;
   int64_t columns;
@@ -84,6 +88,7 @@ struct F32Row {
 // bfloat16 weight, float32 product: even columns of 32, then odd ones.
 struct Bf16AsFloatRow {
   using Operand = FloatOperand;
+  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 4;
   const uint16_t* data;
   int64_t columns;
@@ -119,6 +124,7 @@ inline __m512i load_bytes(const uint8_t* p, int64_t left) {
 // bfloat16 weight, bfloat16 product, columns as they stand.
 struct Bf16Row {
   using Operand = Bf16Operand;
+  void prefetch(int64_t group) const { ahead(data + group * 2 * GROUP); }
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   int64_t bytes;
@@ -146,6 +152,7 @@ inline const Fp8Tables FP8_TABLES;
 
 struct Fp8Row {
   using Operand = Bf16Operand;
+  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   const float* scale;
@@ -193,39 +200,43 @@ inline const Fp4Tables FP4_TABLES;
 
 struct Fp4Row {
   using Operand = Bf16Operand;
+  void prefetch(int64_t group) const { ahead(data + group * GROUP / 2); }
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   const uint8_t* scale;
   int64_t columns;
-  __m512i table, upper, shape;
+  __m512i table, upper;
+  __m512i exponents, places;  // of the sixteen groups that `at` is among
   Fp4Row(const Matrix& w, int64_t r, bool)
       : data(w.row(r)), scale(w.row_fp4_scale(r)), columns(w.columns) {
     table = _mm512_load_si512(FP4_TABLES.values);
     upper = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xFFFF0000u, 16);
-    shape = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xFFFF0000u, 1);
   }
-  void at(int64_t group, __m512i* out) const {
-    const int64_t left = (columns - group * GROUP) / 2;  // 32, or 16 in a last half group
-    const __m256i bytes = left >= 32
-                              ? _mm256_loadu_si256((const __m256i*)(data + group * 32))
-                              : _mm256_castsi128_si256(
-                                    _mm_loadu_si128((const __m128i*)(data + group * 32)));
-    const __m512i wide = _mm512_cvtepu8_epi16(
-        left >= 32 ? bytes : _mm256_inserti128_si256(bytes, _mm_setzero_si128(), 1));
-    uint16_t both = scale[2 * group];
-    both |= static_cast<uint16_t>(left >= 32 ? scale[2 * group + 1] : 127) << 8;
-    // words 0–15 take the first scale, words 16–31 the second
-    const __m256i floored = _mm256_max_epu8(_mm256_set1_epi16(static_cast<short>(both)),
-                                            _mm256_set1_epi8(2));  // keeps 0.5 · scale normal
-    const __m512i pair = _mm512_cvtepu8_epi16(floored);
-    const __m512i exponents =
-        _mm512_slli_epi16(_mm512_sub_epi16(_mm512_permutexvar_epi16(shape, pair),
-                                           _mm512_set1_epi16(127)), 7);
-    const __m512i scaled = _mm512_mask_add_epi16(table, 0xFEFEFEFEu, table, exponents);
+  // Groups are asked for one after another, from the first.
+  void at(int64_t group, __m512i* out) {
+    if (group % 16 == 0) next_scales(group);
+    const uint8_t* p = data + group * (GROUP / 2);
+    const bool half = columns - group * GROUP < GROUP;
+    const __m256i bytes = half ? _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p))
+                               : _mm256_loadu_si256((const __m256i*)p);
+    const __m512i wide = _mm512_cvtepu8_epi16(bytes);
+    const __m512i scaled = _mm512_mask_add_epi16(
+        table, 0xFEFEFEFEu, table, _mm512_permutexvar_epi16(places, exponents));
+    places = _mm512_add_epi16(places, _mm512_set1_epi16(2));
     const __m512i first = _mm512_ternarylogic_epi32(wide, _mm512_set1_epi16(15), upper, 0xEA);
     const __m512i second = _mm512_or_si512(_mm512_srli_epi16(wide, 4), upper);
     out[0] = _mm512_permutexvar_epi16(first, scaled);
     out[1] = _mm512_permutexvar_epi16(second, scaled);
+  }
+  // Exponents of 32 blocks; words 0–15 of a table take a group's first one, 16–31 its second.
+  void next_scales(int64_t group) {
+    const int64_t left = columns / FP4_BLOCK - 2 * group;
+    const __mmask32 some = left >= 32 ? 0xFFFFFFFFu : (1u << left) - 1;
+    const __m256i bytes = _mm256_maskz_loadu_epi8(some, scale + 2 * group);
+    const __m256i floored = _mm256_max_epu8(bytes, _mm256_set1_epi8(2));  // 0.5 · scale is normal
+    exponents = _mm512_slli_epi16(
+        _mm512_sub_epi16(_mm512_cvtepu8_epi16(floored), _mm512_set1_epi16(127)), 7);
+    places = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xFFFF0000u, 1);
   }
   static int64_t column(int64_t place) {
     const int64_t in = place % 64;
@@ -241,6 +252,7 @@ struct Bf16Row : Bf16AsFloatRow {
 
 struct Fp8Row {
   using Operand = FloatOperand;
+  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 4;
   const uint8_t* data;
   const float* scale;
@@ -267,6 +279,7 @@ struct Fp8Row {
 
 struct Fp4Row {
   using Operand = FloatOperand;
+  void prefetch(int64_t group) const { ahead(data + group * GROUP / 2); }
   static constexpr int VECTORS = 4;
   const uint8_t* data;
   const uint8_t* scale;

@@ -37,9 +37,9 @@ void attend_group(const float* q, int heads, int64_t c, const float* const* keys
   }
   float* scores = arena.take<float>((count + 1) * LANES);  // [keys, L]
   const float scale = 1.0f / std::sqrt(static_cast<float>(c));
-  V top{};
-  for (int h = 0; h < L; ++h) top[h] = h < heads ? sink[h] : 0.0f;
-  V sinks = top;
+  float base[LANES] = {};  // sinks; the shift is the highest score, sink apart
+  std::memcpy(base, sink, heads * sizeof(float));
+  V top = V{} - INFINITY;
   for (int64_t s = 0; s < count; s += KEYS) {
     const float* k[KEYS];
     for (int i = 0; i < KEYS; ++i) k[i] = keys[std::min(s + i, count - 1)];
@@ -54,9 +54,8 @@ void attend_group(const float* q, int heads, int64_t c, const float* const* keys
       std::memcpy(scores + (s + i) * L, &score, sizeof score);
     }
   }
-  float tops[LANES] = {}, base[LANES] = {};
+  float tops[LANES];
   for (int i = 0; i < LANES; ++i) tops[i] = top[i % L];
-  std::memcpy(base, &sinks, sizeof sinks);
   const v16 shift = load(tops);
   V denominator = read<V>([&] {
     store(base, exponential(load(base) - shift));

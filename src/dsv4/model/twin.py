@@ -1,0 +1,235 @@
+"""Native twins: a packed model's sub-layers and its head, each one call into C++.
+
+`install` puts them in the place of `Block.attend`, `Block.mix` and `Transformer.logits`, which
+stay the readable definition; a test holds the two together. What a layer computes with is handed
+over once; a call passes the address of the streams, which are changed in place.
+"""
+
+from __future__ import annotations
+
+import warnings
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.config import Config
+from dsv4.model.block import Block
+from dsv4.model.cache import CompressorState, LayerState
+from dsv4.model.layers import PackedLinear
+from dsv4.model.moe import PackedExperts
+from dsv4.model.span import Span
+from dsv4.model.transformer import Transformer
+from dsv4.ops import native
+
+LANES = 16  # channels come in whole vectors
+INTEGERS = (
+    "hc_mult hc_sinkhorn_iters hidden_size num_attention_heads head_dim qk_rope_head_dim "
+    "q_lora_rank o_groups o_lora_rank sliding_window n_routed_experts num_experts_per_tok "
+    "moe_intermediate_size"
+)
+NUMBERS = "hc_eps rms_norm_eps swiglu_limit routed_scaling_factor"
+
+
+def install(model: Transformer) -> bool:
+    """Let native twins run a packed model on a CPU; True if they do.
+
+    False without the native module, and, said in a warning, for shapes or scales that it does not
+    know: then the plain operators run.
+    """
+    module = native.module()
+    if module is None or not model.precision.packed or model.device.type != "cpu":
+        return False
+    try:
+        _check(model.config)
+        numbered = [*enumerate(model.layers)]
+        numbered += [(model.config.num_hidden_layers, block) for block in model.mtp]
+        twins = [(block, LayerTwin(module, block, layer)) for layer, block in numbered]
+        head = HeadTwin(module, model)
+    except UnsupportedError as error:
+        warnings.warn(f"plain operators run this model: {error}", RuntimeWarning, stacklevel=2)
+        return False
+    for block, twin in twins:
+        block.attend, block.mix = twin.attend, twin.mix
+    model.logits = head.logits  # type: ignore[method-assign]
+    return True
+
+
+class UnsupportedError(ValueError):
+    """What the native module cannot run."""
+
+
+def _check(config: Config) -> None:
+    whole = ("hidden_size", "head_dim", "moe_intermediate_size", "index_head_dim")
+    for name in whole:
+        if getattr(config, name) % LANES:
+            raise UnsupportedError(f"{name} = {getattr(config, name)} is no multiple of {LANES}")
+    if config.index_head_dim & (config.index_head_dim - 1):
+        raise UnsupportedError(f"index_head_dim = {config.index_head_dim} is no power of two")
+    if config.hc_mult > 8:
+        raise UnsupportedError(f"hc_mult = {config.hc_mult} is more than 8")
+
+
+def matrix(module: ModuleType, weight: Tensor, scale: Tensor | None = None) -> Any:
+    """A stored weight as the native module sees it: its bytes, not a copy."""
+    data = weight.detach().contiguous()
+    rows, columns = data.shape
+    raw = data.view(torch.uint8)
+    if data.dtype is torch.int8:
+        if scale is None or scale.dtype is not torch.float8_e8m0fnu:
+            raise UnsupportedError("an FP4 weight has scales that are no E8M0 bytes")
+        return module.Matrix("fp4", rows, 2 * columns, raw, scale.contiguous().view(torch.uint8))
+    if data.dtype is torch.float8_e4m3fn:
+        assert scale is not None
+        factors = scale.float().contiguous()
+        if (factors.view(torch.int32) & 0x7FFFFF).any():
+            raise UnsupportedError("an FP8 weight has scales that are no powers of two")
+        return module.Matrix("fp8", rows, columns, raw, None, factors)
+    names = {torch.bfloat16: "bf16", torch.float32: "f32"}
+    if data.dtype not in names:
+        raise UnsupportedError(f"a weight is {data.dtype}")
+    return module.Matrix(names[data.dtype], rows, columns, raw)
+
+
+def _floats(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().contiguous()
+
+
+class LayerTwin:
+    """One block's two sub-layers."""
+
+    def __init__(self, module: ModuleType, block: Block, layer: int):
+        config = block.config
+        self.module, self.config, self.layer = module, config, layer
+        self.precision, self.ratio = block.precision, block.attn.ratio
+        self.native = module.Layer(exact=block.precision.mode == "exact")
+        for name in INTEGERS.split():
+            self.native.integer(name, getattr(config, name))
+        for name in NUMBERS.split():
+            self.native.number(name, getattr(config, name))
+        self.native.integer("compress_ratio", self.ratio)
+        if block.attn.indexer is not None:
+            for name in ("index_n_heads", "index_head_dim", "index_topk"):
+                self.native.integer(name, getattr(config, name))
+        self._add("", block, ("attn_norm", "ffn_norm"))
+        self._hyper(block)
+        self._add("", block.attn, ("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "q_norm", "kv_norm"))
+        self._vector("freqs", block.attn.freqs)
+        self._vector("attn_sink", block.attn.attn_sink)
+        for prefix, compressor in (
+            ("compressor.", block.attn.compressor),
+            ("indexer.compressor.", block.attn.indexer and block.attn.indexer.compressor),
+        ):
+            if compressor is not None:
+                self._add(prefix, compressor, ("wkv", "wgate", "norm"))
+                self._vector(f"{prefix}ape", compressor.ape)
+        if block.attn.indexer is not None:
+            self._add("indexer.", block.attn.indexer, ("wq_b", "weights_proj"))
+        self._mixture(block)
+        self.native.complete()
+
+    def _vector(self, name: str, tensor: Tensor) -> None:
+        self.native.vector(name, _floats(tensor))
+
+    def _matrix(self, name: str, weight: Tensor, scale: Tensor | None = None) -> None:
+        self.native.matrix(name, matrix(self.module, weight, scale))
+
+    def _add(self, prefix: str, parent: nn.Module, names: tuple[str, ...]) -> None:
+        """Hand over linears and norms of `parent` by name."""
+        for name in names:
+            child = getattr(parent, name)
+            if child.weight.dim() == 1:
+                self._vector(prefix + name, child.weight)
+            else:
+                self._matrix(prefix + name, child.weight, getattr(child, "scale", None))
+
+    def _hyper(self, block: Block) -> None:
+        for part in ("attn", "ffn"):
+            self._matrix(f"hc_{part}_fn", _floats(getattr(block, f"hc_{part}_fn")))
+            for name in ("base", "scale"):
+                self._vector(f"hc_{part}_{name}", getattr(block, f"hc_{part}_{name}"))
+
+    def _mixture(self, block: Block) -> None:
+        moe, experts = block.ffn, block.ffn.experts
+        assert isinstance(experts, PackedExperts)
+        self._matrix("gate", moe.gate.weight)
+        if moe.gate.hashed:
+            self.native.table(moe.gate.tid2eid.contiguous())
+        else:
+            self._vector("gate.bias", moe.gate.bias)
+        self._add("shared_experts.", moe.shared_experts, ("w1", "w2", "w3"))
+        for expert in range(self.config.n_routed_experts):
+            self.native.expert(*(matrix(self.module, *pair) for pair in experts.matrices(expert)))
+
+    # ---- the calls ---------------------------------------------------------------------------
+
+    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+        """Block.attend, in place of x where x is contiguous."""
+        x = x.contiguous()
+        self.native.attend(self._state(state, span), self._span(span), x.data_ptr())
+        return x
+
+    def mix(self, x: Tensor, ids: Tensor, span: Span) -> Tensor:
+        """Block.mix, in place of x where x is contiguous."""
+        x = x.contiguous()
+        ids = ids if ids.dtype is torch.int64 and ids.is_contiguous() else ids.long().contiguous()
+        self.native.mix(self._span(span), ids.data_ptr(), x.data_ptr())
+        return x
+
+    def _span(self, span: Span) -> Any:
+        def make() -> Any:
+            native.use_threads(self.module)
+            return self.module.Span(span.n, span.starts, span.lengths)
+
+        return span.once(("native",), make)
+
+    def _state(self, state: LayerState | None, span: Span) -> Any:
+        """The layer's stores, with room for the entries that the span adds."""
+        if state is None:
+            batch = len(span.starts)
+            state = LayerState(self.config, self.layer, batch, self.precision, "cpu")
+        if self.ratio:
+            total = span.once(("total", self.ratio), lambda: span.total(self.ratio))
+            for part in (state.compressor, state.indexer):
+                if part is not None and part.entries.reserve(total):
+                    state.native = None
+        if state.native is None:
+            entries, tail = _stores(state.compressor)
+            keys, index_tail = _stores(state.indexer)
+            state.native = self.module.LayerState(
+                state.window.data, entries, tail, keys, index_tail
+            )
+        return state.native
+
+
+def _stores(state: CompressorState | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if state is None else (state.entries.data, state.tail.data)
+
+
+class HeadTwin:
+    """Streams to logits."""
+
+    def __init__(self, module: ModuleType, model: Transformer):
+        config = model.config
+        self.module, self.vocabulary = module, config.vocab_size
+        self.native = module.Head(
+            exact=model.mode == "exact",
+            streams=config.hc_mult,
+            d=config.hidden_size,
+            eps=config.hc_eps,
+            norm_eps=config.rms_norm_eps,
+            fn=matrix(module, _floats(model.hc_head_fn)),
+            scale=_floats(model.hc_head_scale),
+            base=_floats(model.hc_head_base),
+            norm=_floats(model.norm.weight),
+            weight=matrix(module, model.head.weight),
+        )
+
+    def logits(self, streams: Tensor) -> Tensor:
+        """Transformer.logits."""
+        native.use_threads(self.module)
+        x = streams.contiguous()
+        out = torch.empty(*x.shape[:2], self.vocabulary)  # float32 [b, n, vocab]
+        self.native.logits(x.data_ptr(), x.shape[0] * x.shape[1], out.data_ptr())
+        return out

@@ -1,0 +1,45 @@
+"""The native module, where it was built and is wanted; DSV4_NATIVE=0 switches it off.
+
+Without it the plain operators of this folder do all the work, slower: `module` says so once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from types import ModuleType
+
+import torch
+
+SWITCH = "DSV4_NATIVE"
+
+
+@functools.cache
+def module() -> ModuleType | None:
+    """`dsv4._native`, or None: then why is said once, as a warning."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        from dsv4 import _native
+    except ImportError as error:
+        warnings.warn(
+            f"dsv4 runs on its plain operators, which are slower: the native module is not there "
+            f"({error}). Install a C++20 compiler and dsv4 again, or set {SWITCH}=0 to silence "
+            "this",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return _native
+
+
+def use_threads(native: ModuleType) -> None:
+    """Give the native pool as many threads as torch has."""
+    threads = torch.get_num_threads()
+    if threads != _THREADS[0]:
+        native.set_threads(threads)
+        _THREADS[0] = threads
+
+
+_THREADS = [1]  # what the pool has

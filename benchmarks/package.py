@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
         "settings": saved["settings"],
         "bits_per_byte": run.evaluate()["bits_per_byte"],
     }
-    run.model = dsv4.load(NANO)
+    run.model = dsv4.load(NANO, dtype=torch.float32)
     info["released_bits_per_byte"] = run.evaluate()["bits_per_byte"]
     (NANO / "training.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
     (NANO / "NOTICE").write_text(NOTICE, encoding="utf-8")

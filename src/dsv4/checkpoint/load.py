@@ -9,8 +9,12 @@ from pathlib import Path
 import torch
 
 from dsv4.checkpoint.official import load_into
-from dsv4.checkpoint.reader import Checkpoint
+from dsv4.checkpoint.packed import attach
+from dsv4.checkpoint.reader import PACKED, Checkpoint
+from dsv4.model.precision import EXACT, FAST
 from dsv4.model.transformer import Transformer
+
+MODES = {"fast": FAST, "exact": EXACT}
 
 
 def packaged() -> Path:
@@ -20,15 +24,38 @@ def packaged() -> Path:
 
 def load(
     path: str | os.PathLike[str] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    mode: str | None = None,
 ) -> Transformer:
-    """Read the checkpoint in `path` (default: the packaged nano model) as a model in `dtype`.
+    """Read the checkpoint in `path` (default: the packaged nano model).
 
-    FP8 and FP4 weights are dequantised. Raises CheckpointError for files that are missing, broken
-    or do not fit their config, ConfigError for a config that no model can be built from.
+    A quantised checkpoint stays as it is: FP8 and FP4 weights are views of the mapped files, the
+    cache is FP8 and FP4 too, and `mode` says how it computes: "fast" (default), with activations
+    in float32 that are rounded to bfloat16 where they meet a packed weight, or "exact", rounding
+    as the release does (model/precision.py). With a `dtype` asked for, it is dequantised instead.
+    Other checkpoints are read as `dtype`, by default float32. `model.mode` tells which it was.
+
+    Raises CheckpointError for files that are missing, broken or do not fit their config,
+    ConfigError for a config that no model can be built from, ValueError for a mode that is none
+    or that does not apply.
     """
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"mode = {mode!r}: must be fast or exact")
     checkpoint = Checkpoint(packaged() if path is None else path)
-    model = Transformer(checkpoint.config, dtype).to(device)
+    if dtype is None and _is_quantised(checkpoint):
+        with torch.device("meta"):
+            model = Transformer(checkpoint.config, precision=MODES[mode or "fast"])
+        attach(model, checkpoint)
+        return model.to(device).eval()
+    if mode is not None:
+        why = "holds no FP8 or FP4 weights" if dtype is None else f"is dequantised to {dtype}"
+        raise ValueError(f"mode = {mode!r} is for packed weights, and {checkpoint.path} {why}")
+    model = Transformer(checkpoint.config, dtype or torch.float32).to(device)
     load_into(model, checkpoint)
     return model.eval()
+
+
+def _is_quantised(checkpoint: Checkpoint) -> bool:
+    stored = (tensor.dtype for tensor in checkpoint.tensors.values())
+    return checkpoint.config.quantization_config is not None and any(d in PACKED for d in stored)

@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dsv4.checkpoint.layout import Shape, scale_name, scale_shape, stored_shape
+from dsv4.checkpoint.shard import Shard
 from dsv4.config import Config
 from dsv4.quant import fp4, fp8
 from dsv4.quant.scales import check_finite
@@ -93,7 +93,7 @@ class Checkpoint:
         self.shards = sorted(set(index.values())) if index is not None else [SINGLE_FILE]
         self.tensors: dict[str, StoredTensor] = {}
         self.unindexed: list[str] = []
-        self._open_file: tuple[str, Any] | None = None
+        self._shard: tuple[str, Shard] | None = None
         problems = []
         for file in self.shards:
             try:
@@ -135,20 +135,37 @@ class Checkpoint:
         Raises: CheckpointError if it is not there, holds NaN or infinity, or has a bad scale.
         """
         stored = self._stored(name)
-        data = self._data(name)
+        if stored.dtype not in (*PACKED, *FLOATS, "I64"):
+            raise CheckpointError(f"{self.path / stored.file}: {name} has dtype {stored.dtype}")
+        data = self.view(name)
+        if stored.dtype in PACKED:
+            quant = fp8 if stored.dtype == "F8_E4M3" else fp4
+            try:
+                return quant.dequantize(data, self.view(scale_name(name)), dtype, name)
+            except ValueError as error:
+                raise CheckpointError(f"{self.path / stored.file}: {error}") from error
+        self.check_values(name, data)
+        return data if stored.dtype == "I64" else data.to(dtype)
+
+    def view(self, name: str) -> Tensor:
+        """The stored bytes of `name`, in the dtype and shape of the file, as a view of the mapped
+        file; only one shard is kept open here.
+        """
+        stored = self._stored(name)
+        if self._shard is None or self._shard[0] != stored.file:
+            self._shard = stored.file, Shard(self.path / stored.file)
+        return self._shard[1].tensor(name)
+
+    def check_values(self, name: str, data: Tensor) -> None:
+        """Raise CheckpointError, naming the tensor, for NaN, infinity, or experts that are none."""
+        stored = self._stored(name)
+        if stored.dtype == "I64":
+            self._check_experts(name, data)
+            return
         try:
-            if stored.dtype in PACKED:
-                quant = fp8 if stored.dtype == "F8_E4M3" else fp4
-                return quant.dequantize(data, self._data(scale_name(name)), dtype, name)
-            if stored.dtype in FLOATS:
-                check_finite(data, name)
-                return data.to(dtype)
+            check_finite(data, name)
         except ValueError as error:
             raise CheckpointError(f"{self.path / stored.file}: {error}") from error
-        if stored.dtype != "I64":
-            raise CheckpointError(f"{self.path / stored.file}: {name} has dtype {stored.dtype}")
-        self._check_experts(name, data)
-        return data
 
     def in_shard_order(self, names: Iterable[str]) -> list[str]:
         """`names` ordered by the shard that holds them, so that each is opened once."""
@@ -220,14 +237,6 @@ class Checkpoint:
             return self.tensors[name]
         except KeyError:
             raise CheckpointError(f"{self.path} holds no tensor {name}") from None
-
-    def _data(self, name: str) -> Tensor:
-        """The stored bytes as a tensor on the mapped file; one shard is open at a time."""
-        stored = self._stored(name)
-        if self._open_file is None or self._open_file[0] != stored.file:
-            self._open_file = stored.file, safe_open(self.path / stored.file, framework="pt")
-        data: Tensor = self._open_file[1].get_tensor(name)
-        return data
 
     def _check_experts(self, name: str, table: Tensor) -> None:
         experts = self.config.n_routed_experts

@@ -20,7 +20,14 @@ TopK = Annotated[int, typer.Option(help="Keep this many of the likeliest tokens;
 MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32 or bfloat16; default: a quantised checkpoint stays packed."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="How a packed model computes: fast, or exact as the release rounds."),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 
 
@@ -34,7 +41,8 @@ def generate(
     min_p: MinP = 0.0,
     seed: Seed = None,
     stop: Stop = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
+    mode: Mode = None,
     threads: Threads = None,
 ) -> None:
     """Continue a text, as it comes from the model, without the chat protocol."""
@@ -43,7 +51,7 @@ def generate(
 
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
-        model, tokenizer = session.load_pair(checkpoint, dtype, threads)
+        model, tokenizer = session.load_pair(checkpoint, dtype, mode, threads)
         text = sys.stdin.read() if prompt == "-" else prompt
         session.continue_text(model, tokenizer, text, sampling)
 
@@ -58,7 +66,8 @@ def chat(
     min_p: MinP = 0.0,
     seed: Seed = None,
     stop: Stop = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
+    mode: Mode = None,
     threads: Threads = None,
 ) -> None:
     """Chat with a model. Reads lines from stdin when that is not a terminal."""
@@ -68,6 +77,6 @@ def chat(
 
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
-        dialogue = Chat(*session.load_pair(checkpoint, dtype, threads), sampling)
+        dialogue = Chat(*session.load_pair(checkpoint, dtype, mode, threads), sampling)
         session.set_effort(dialogue, effort)
     session.converse(dialogue)

@@ -23,17 +23,17 @@ HELP = "/reset forgets the dialogue · /effort none|high|max · /exit leaves · 
 
 
 def load_pair(
-    folder: Path | None, dtype: str, threads: int | None
+    folder: Path | None, dtype: str | None, mode: str | None, threads: int | None
 ) -> tuple[Transformer, Tokenizer]:
     """The model of a folder, or the packaged one, and its tokenizer. Raises ValueError."""
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    dtypes = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype not in dtypes:
         raise ValueError(f"dtype = {dtype!r}: choose float32 or bfloat16")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads = {threads}: must be at least 1")
         torch.set_num_threads(threads)
-    model = load(folder, dtypes[dtype])
+    model = load(folder, dtypes[dtype], mode=mode)
     return model, Tokenizer.load(packaged() if folder is None else folder)
 
 

@@ -12,6 +12,7 @@ from dsv4.model.attention import Attention
 from dsv4.model.cache import LayerState
 from dsv4.model.layers import RMSNorm
 from dsv4.model.moe import MoE
+from dsv4.model.precision import Precision
 from dsv4.model.span import Span
 from dsv4.ops import hyper
 
@@ -19,14 +20,14 @@ from dsv4.ops import hyper
 class Block(nn.Module):
     """x [b, n, hc, d] → the same shape, through two sub-layers."""
 
-    def __init__(self, config: Config, layer: int, dtype: torch.dtype):
+    def __init__(self, config: Config, layer: int, precision: Precision):
         super().__init__()
         self.config = config
-        d, hc = config.hidden_size, config.hc_mult
+        d, hc, dtype = config.hidden_size, config.hc_mult, precision.dtype
         self.attn_norm = RMSNorm(d, config.rms_norm_eps, dtype)
-        self.attn = Attention(config, layer, dtype)
+        self.attn = Attention(config, layer, precision)
         self.ffn_norm = RMSNorm(d, config.rms_norm_eps, dtype)
-        self.ffn = MoE(config, layer, dtype)
+        self.ffn = MoE(config, layer, precision)
         for part in ("attn", "ffn"):
             for name, shape in (("fn", ((2 + hc) * hc, hc * d)), ("base", ((2 + hc) * hc,))):
                 self._parameter(f"hc_{part}_{name}", *shape)
@@ -37,7 +38,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]."""
-        x = self._connect("attn", x, lambda u: self.attn(self.attn_norm(u), span, state))
+        x = self._attend(x, span, state)
+        return self._mix(x, ids)
+
+    def _attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+        """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""
+        return self._connect("attn", x, lambda u: self.attn(self.attn_norm(u), span, state))
+
+    def _mix(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The MoE sub-layer with its mHC: x [b, n, hc, d], ids [b, n] → x's shape."""
         return self._connect("ffn", x, lambda u: self.ffn(self.ffn_norm(u), ids))
 
     def _connect(self, part: str, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from dsv4.config import Config, LayerKind
+from dsv4.model.precision import Precision
+from dsv4.model.rows import FloatRows, RowFormat
 from dsv4.model.span import Rows, Span
 
 
@@ -23,34 +25,33 @@ class Ring:
         self,
         batch: int,
         capacity: int,
-        channels: int,
-        dtype: torch.dtype,
+        rows: RowFormat,
         device: torch.device | str,
     ):
         self.capacity = capacity
-        self.data = torch.zeros(batch, capacity, channels, dtype=dtype, device=device)
+        self.data = torch.zeros(batch, capacity, rows.width, dtype=rows.dtype, device=device)
 
     def recent(self, span: Span, count: int) -> Tensor:
-        """The `count` rows before the span: [b, count, channels]; junk before position 0."""
+        """The `count` rows before the span: [b, count, width]; junk before position 0."""
         rows = self.data.flatten(0, 1).index_select(0, span.recent(self.capacity, count))
         return rows.view(self.data.shape[0], count, self.data.shape[2])
 
     def append(self, span: Span, new: Tensor) -> None:
-        """Store the span's rows: new [b, n, channels]."""
+        """Store the span's rows: new [b, n, width]."""
         _write(self.data, span.ring_rows(self.capacity), new)
 
 
 class Entries:
-    """A growing store of compressed entries: [b, capacity, channels]."""
+    """A growing store of compressed entries: [b, capacity, width]."""
 
-    def __init__(self, batch: int, channels: int, dtype: torch.dtype, device: torch.device | str):
-        self.data = torch.zeros(batch, 0, channels, dtype=dtype, device=device)
+    def __init__(self, batch: int, rows: RowFormat, device: torch.device | str):
+        self.data = torch.zeros(batch, 0, rows.width, dtype=rows.dtype, device=device)
 
     def append(self, span: Span, ratio: int, new: Tensor) -> None:
-        """Store the entries of the blocks that the span closes: new [b, closing, channels]."""
-        total, (batch, capacity, channels) = span.total(ratio), self.data.shape
+        """Store the entries of the blocks that the span closes: new [b, closing, width]."""
+        total, (batch, capacity, width) = span.total(ratio), self.data.shape
         if total > capacity:
-            grown = self.data.new_zeros(batch, max(total, 2 * capacity, 16), channels)
+            grown = self.data.new_zeros(batch, max(total, 2 * capacity, 16), width)
             grown[:, :capacity] = self.data
             self.data = grown
         _write(self.data, span.entry_rows(ratio, self.data.shape[1]), new)
@@ -67,10 +68,15 @@ class LayerState:
     """What one attention layer keeps."""
 
     def __init__(
-        self, config: Config, layer: int, batch: int, dtype: torch.dtype, device: torch.device | str
+        self,
+        config: Config,
+        layer: int,
+        batch: int,
+        precision: Precision,
+        device: torch.device | str,
     ):
-        window, c, ic = config.sliding_window, config.head_dim, config.index_head_dim
-        self.window = Ring(batch, 2 * window, c, dtype, device)
+        window, entry_rows = config.sliding_window, precision.entry_rows(config)
+        self.window = Ring(batch, 2 * window, entry_rows, device)
         self.compressor: CompressorState | None = None
         self.indexer: CompressorState | None = None
         kind = config.kind(layer)
@@ -79,13 +85,13 @@ class LayerState:
         halves = 2 if kind is LayerKind.CSA else 1
         rows = window + halves * config.compress_ratios[layer]
 
-        def state(channels: int) -> CompressorState:
-            tail = Ring(batch, rows, 2 * halves * channels, torch.float32, device)
-            return CompressorState(tail, Entries(batch, channels, dtype, device))
+        def state(channels: int, stored: RowFormat) -> CompressorState:
+            raw = FloatRows(2 * halves * channels, torch.float32)
+            return CompressorState(Ring(batch, rows, raw, device), Entries(batch, stored, device))
 
-        self.compressor = state(c)
+        self.compressor = state(config.head_dim, entry_rows)
         if kind is LayerKind.CSA:
-            self.indexer = state(ic)
+            self.indexer = state(config.index_head_dim, precision.key_rows(config))
 
 
 class Cache:
@@ -100,14 +106,14 @@ class Cache:
         batch: int,
         *,
         layers: Sequence[int] | None = None,
-        dtype: torch.dtype = torch.float32,
+        precision: Precision,
         device: torch.device | str = "cpu",
     ):
         self.config, self.batch = config, batch
         self.lengths = [0] * batch
         self._reached = [0] * batch  # the longest each has been: older ring slots are overwritten
         numbers = range(config.num_hidden_layers) if layers is None else layers
-        self.layers = [LayerState(config, layer, batch, dtype, device) for layer in numbers]
+        self.layers = [LayerState(config, layer, batch, precision, device) for layer in numbers]
 
     def advance(self, span: Span) -> None:
         """Count the span's tokens as seen, once every layer has stored them."""

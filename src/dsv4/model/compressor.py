@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dsv4.config import Config
 from dsv4.model.cache import CompressorState
 from dsv4.model.layers import Float32Linear, RMSNorm
+from dsv4.model.rows import RowFormat
 from dsv4.model.span import Span
 from dsv4.ops import compress, rotary
 
@@ -22,28 +24,28 @@ class Compressor(nn.Module):
 
     def __init__(
         self,
-        hidden: int,
+        config: Config,
+        rows: RowFormat,
         channels: int,
         ratio: int,
         *,
         overlaps: bool,
         freqs: Tensor,
-        eps: float,
         dtype: torch.dtype,
     ):
         super().__init__()
-        self.ratio, self.overlaps = ratio, overlaps
+        self.rows, self.ratio, self.overlaps, self.dtype = rows, ratio, overlaps, dtype
         width = 2 * channels if overlaps else channels
-        self.wkv = Float32Linear(hidden, width, dtype)
-        self.wgate = Float32Linear(hidden, width, dtype)
+        self.wkv = Float32Linear(config.hidden_size, width, dtype)
+        self.wgate = Float32Linear(config.hidden_size, width, dtype)
         self.ape = nn.Parameter(torch.empty(ratio, width, dtype=torch.float32))
-        self.norm = RMSNorm(channels, eps, dtype)
+        self.norm = RMSNorm(channels, config.rms_norm_eps, dtype)
         self.register_buffer("freqs", freqs, persistent=False)
 
     def forward(self, u: Tensor, span: Span, state: CompressorState | None) -> Tensor:
-        """u [b, n, d] → all entries so far [b, entries, channels]; `state` is updated."""
+        """u [b, n, d] → the rows of all entries so far [b, entries, width]; `state` is updated."""
         raw = torch.cat((self.wkv(u), self.wgate(u)), dim=-1)  # [b, n, 2·width], float32
-        new = self._close(raw, span, state).to(u.dtype)  # [b, closing, channels]
+        new = self.rows.encode(self._close(raw, span, state))  # [b, closing, width]
         if state is None:
             return new
         state.tail.append(span, raw)
@@ -54,7 +56,8 @@ class Compressor(nn.Module):
         """The entries of the blocks that the span closes: [b, closing, channels]."""
         m, closing = self.ratio, span.closing(self.ratio)
         if closing == 0:
-            return raw.new_zeros(raw.shape[0], 0, self.norm.weight.shape[0])
+            empty = raw.new_zeros(raw.shape[0], 0, self.norm.weight.shape[0])
+            return empty.to(self.dtype)
         blocks = self._blocks(raw, span, state, closing)  # [b, closing (+ 1), m, 2·width]
         values, scores = blocks.chunk(2, dim=-1)
         scores = scores + self.ape
@@ -64,7 +67,7 @@ class Compressor(nn.Module):
             is_first_half = torch.arange(2 * m, device=raw.device) < m
             nothing_before = (index == 0).unsqueeze(2) & is_first_half  # [b or 1, closing, 2m]
             scores = scores.masked_fill(nothing_before.unsqueeze(3), -torch.inf)
-        entries = self.norm(compress.pool(values, scores).to(self.norm.weight.dtype))
+        entries = self.norm(compress.pool(values, scores).to(self.dtype))
         return rotary.rotate(entries, rotary.phases(index * m, self.freqs))
 
     def _blocks(

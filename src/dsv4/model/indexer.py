@@ -1,7 +1,7 @@
 """Lightning indexer (CSA): I[t, s] = Σ_h w[t, h] · relu(q[t, h] · k[s]); a query keeps the top-k.
 
 The orthonormal Hadamard rotation of queries and keys leaves every score as it is; it belongs to
-the FP4 rounding of a quantised checkpoint and is not applied to float keys.
+the FP4 rounding of a packed model's keys (model/rows.py) and is not applied to float ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dsv4.config import Config
 from dsv4.model.cache import CompressorState
 from dsv4.model.compressor import Compressor
-from dsv4.model.layers import Linear
+from dsv4.model.layers import Float32Linear, Linear, linear
+from dsv4.model.precision import Precision
 from dsv4.model.span import QueryBlock, Span
 from dsv4.ops import indexer, rotary
 
@@ -20,20 +21,17 @@ from dsv4.ops import indexer, rotary
 class Indexer(nn.Module):
     """Chooses `index_topk` compressed entries for each query."""
 
-    def __init__(self, config: Config, ratio: int, freqs: Tensor, dtype: torch.dtype):
+    def __init__(self, config: Config, ratio: int, freqs: Tensor, precision: Precision):
         super().__init__()
         self.heads, self.channels = config.index_n_heads, config.index_head_dim
-        self.topk = config.index_topk
-        self.wq_b = Linear(config.q_lora_rank, self.heads * self.channels, dtype)
-        self.weights_proj = Linear(config.hidden_size, self.heads, dtype)
+        self.topk, dtype = config.index_topk, precision.dtype
+        self.weights_dtype, self.scores_dtype = precision.index_weights, precision.index_scores
+        self.rows = precision.key_rows(config)
+        self.wq_b = linear(config.q_lora_rank, self.heads * self.channels, precision)
+        plain = Float32Linear if precision.packed else Linear
+        self.weights_proj = plain(config.hidden_size, self.heads, dtype)
         self.compressor = Compressor(
-            config.hidden_size,
-            self.channels,
-            ratio,
-            overlaps=True,
-            freqs=freqs,
-            eps=config.rms_norm_eps,
-            dtype=dtype,
+            config, self.rows, self.channels, ratio, overlaps=True, freqs=freqs, dtype=dtype
         )
 
     def forward(
@@ -43,20 +41,22 @@ class Indexer(nn.Module):
         keys [b, entries, ic].
         """
         q = rotary.rotate(self.wq_b(qr).unflatten(-1, (self.heads, self.channels)), phase)
-        weights = self.weights_proj(u).float() * (self.channels**-0.5 * self.heads**-0.5)
-        return q, weights, self.compressor(u, span, state)
+        q = self.rows.decode(self.rows.encode(q))  # queries lose what keys lose
+        projected = self.weights_proj(u).to(u.dtype)  # [b, n, heads]
+        weights = projected.float() * (self.channels**-0.5 * self.heads**-0.5)
+        keys = self.compressor(u, span, state)[:, : span.total(self.compressor.ratio)]
+        return q, weights.to(self.weights_dtype).float(), self.rows.decode(keys)
 
-
-def choose(
-    q: Tensor, weights: Tensor, keys: Tensor, mask: Tensor | None, topk: int, block: QueryBlock
-) -> tuple[Tensor, Tensor | None]:
-    """The entries that the queries of `block` keep: indices [b, queries, topk], and which of them
-    are real (a query may see fewer than topk), None if all are.
-    """
-    scores = indexer.index_scores(
-        q[:, block.first : block.last].float(), weights[:, block.first : block.last], keys.float()
-    )
-    if mask is None:
-        return indexer.top_entries(scores, topk), None
-    chosen = indexer.top_entries(scores.masked_fill(~mask, -torch.inf), topk)
-    return chosen, mask.expand_as(scores).gather(2, chosen)
+    def choose(
+        self, q: Tensor, weights: Tensor, keys: Tensor, mask: Tensor | None, block: QueryBlock
+    ) -> tuple[Tensor, Tensor | None]:
+        """The entries that the queries of `block` keep: indices [b, queries, topk], and which of
+        them are real (a query may see fewer than topk), None if all are.
+        """
+        q, weights = (rows[:, block.first : block.last] for rows in (q, weights))
+        scores = indexer.index_scores(q.float(), weights, keys.float())
+        scores = scores.to(self.scores_dtype).float()
+        if mask is None:
+            return indexer.top_entries(scores, self.topk), None
+        chosen = indexer.top_entries(scores.masked_fill(~mask, -torch.inf), self.topk)
+        return chosen, mask.expand_as(scores).gather(2, chosen)

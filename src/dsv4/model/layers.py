@@ -1,10 +1,18 @@
-"""RMSNorm(x) = x · rsqrt(mean(x²) + ε) ⊙ weight, and the two linear forms of the release."""
+"""RMSNorm(x) = x · rsqrt(mean(x²) + ε) ⊙ weight, and the linear forms of the release.
+
+y = operand(x) · matrix()ᵀ: the forms differ in how they round x and where the matrix comes from.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dsv4.model.precision import Precision, to_bfloat16
+from dsv4.quant import fp4, fp8
 
 
 def rms_normalise(x: Tensor, eps: float) -> Tensor:
@@ -33,14 +41,88 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
 
+    def operand(self, x: Tensor) -> Tensor:
+        """x as it is multiplied."""
+        return x
+
+    def matrix(self) -> Tensor:
+        """The weight as it is multiplied: [out, in]."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """x [.., in] → [.., out]."""
-        return F.linear(x, self.weight)
+        return F.linear(self.operand(x), self.matrix())
 
 
 class Float32Linear(Linear):
     """The same, multiplied in float32 whatever the weight's dtype: compressors, router, head."""
 
+    def operand(self, x: Tensor) -> Tensor:
+        """x in float32."""
+        return x.float()
+
+    def matrix(self) -> Tensor:
+        """The weight in float32."""
+        return self.weight.float()
+
+
+class PackedLinear(nn.Module):
+    """y = operand(x) · (weight × scale)ᵀ from the bytes of a file, dequantised at each use.
+
+    Buffers, attached by the reader: weight E4M3 [out, in] with scale [⌈out/128⌉, ⌈in/128⌉], or
+    int8 [out, in/2] with scale [out, in/32], scales E8M0 or F32; or BF16 or F32 without a scale.
+    """
+
+    weight: Tensor
+    scale: Tensor | None
+
+    def __init__(self, round_input: Callable[[Tensor], Tensor], result: torch.dtype):
+        super().__init__()
+        self.round_input, self.result = round_input, result
+        self.register_buffer("weight", torch.empty(0, device="meta"))
+        self.register_buffer("scale", None)
+
+    def operand(self, x: Tensor) -> Tensor:
+        """x as it is multiplied, float32; only a packed weight asks for rounding."""
+        return to_bfloat16(x) if self.scale is None else self.round_input(x)
+
+    def matrix(self) -> Tensor:
+        """The weight, float32 [out, in]."""
+        return expand(self.weight, self.scale)
+
     def forward(self, x: Tensor) -> Tensor:
-        """x [.., in] → float32 [.., out]."""
-        return F.linear(x.float(), self.weight.float())
+        """x [.., in] → [.., out] in the dtype `result`."""
+        return F.linear(self.operand(x), self.matrix()).to(self.result)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        self.weight, scale = moved(self.weight, fn), self.scale
+        self.scale = None if scale is None else moved(scale, fn)
+        return self
+
+
+def linear(
+    inputs: int, outputs: int, precision: Precision, result: torch.dtype | None = None
+) -> Linear | PackedLinear:
+    """A linear that a quantised checkpoint stores as FP8 blocks; `result` overrides the dtype of
+    a packed one's outputs.
+    """
+    if precision.packed:
+        return PackedLinear(precision.operand, result or precision.dtype)
+    return Linear(inputs, outputs, precision.dtype)
+
+
+def expand(weight: Tensor, scale: Tensor | None) -> Tensor:
+    """A stored weight → float32 [out, in]."""
+    if scale is None:
+        return weight.float()
+    return (fp4 if weight.dtype is torch.int8 else fp8).expand(weight, scale)
+
+
+def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    """fn(tensor), for what model.to() does to packed bytes: they may move, never change dtype."""
+    result = fn(tensor)
+    if result.dtype is not tensor.dtype:
+        raise ValueError(
+            f"a packed model cannot be cast to {result.dtype}: load it with dtype={result.dtype}"
+        )
+    return result

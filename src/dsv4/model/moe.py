@@ -6,13 +6,18 @@ p = routed_scaling_factor · s_chosen / Σ s_chosen
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv4.config import Config
-from dsv4.model.layers import Linear
+from dsv4.model.layers import expand, linear, moved, to_bfloat16
+from dsv4.model.precision import Precision
 from dsv4.ops.experts import gate_product, routed_experts
+
+MATRICES = ("w1", "w2", "w3")
 
 
 class Gate(nn.Module):
@@ -65,15 +70,60 @@ class Experts(nn.Module):
         return routed_experts(x, indices, weights, self.w1, self.w2, self.w3, self.limit)
 
 
+class PackedExperts(nn.Module):
+    """The same from the bytes of a file, tensor by tensor as they lie there.
+
+    `w1`, `w2`, `w3` and `w1_scale`, `w2_scale`, `w3_scale` are lists of E tensors, attached by the
+    reader, in the forms of PackedLinear (no scale: None). Only chosen experts are dequantised.
+    """
+
+    def __init__(self, config: Config, precision: Precision):
+        super().__init__()
+        self.limit, self.count = config.swiglu_limit, config.n_routed_experts
+        self.round_input = precision.operand
+        for matrix in MATRICES:
+            setattr(self, matrix, [torch.empty(0, device="meta")] * self.count)
+            setattr(self, f"{matrix}_scale", [None] * self.count)
+
+    def attach(self, matrix: str, expert: int, weight: Tensor, scale: Tensor | None) -> None:
+        """Give one expert's matrix its bytes."""
+        getattr(self, matrix)[expert] = weight
+        getattr(self, f"{matrix}_scale")[expert] = scale
+
+    def forward(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        """x [tokens, d] → float32 [tokens, d]; a token's experts are added in their order."""
+        out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        for expert in indices.unique().tolist():
+            token, place = (indices == expert).nonzero(as_tuple=True)
+            rows = x[token]  # [rows, d]
+            up1, up3 = self._multiply("w1", expert, rows), self._multiply("w3", expert, rows)
+            gated = gate_product(up1, up3, self.limit) * weights[token, place].unsqueeze(-1)
+            out.index_add_(0, token, self._multiply("w2", expert, gated.to(x.dtype)))
+        return out
+
+    def _multiply(self, matrix: str, expert: int, rows: Tensor) -> Tensor:
+        """rows [rows, in] → float32 [rows, out]."""
+        weight, scale = getattr(self, matrix)[expert], getattr(self, f"{matrix}_scale")[expert]
+        operand = to_bfloat16(rows) if scale is None else self.round_input(rows)
+        return F.linear(operand, expand(weight, scale))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedExperts:
+        for matrix in MATRICES:
+            for tensors in (getattr(self, matrix), getattr(self, f"{matrix}_scale")):
+                tensors[:] = [None if each is None else moved(each, fn) for each in tensors]
+        return self
+
+
 class SharedExpert(nn.Module):
     """The expert that every token passes, with weight 1."""
 
-    def __init__(self, config: Config, dtype: torch.dtype):
+    def __init__(self, config: Config, precision: Precision):
         super().__init__()
         d, i = config.hidden_size, config.moe_intermediate_size
         self.limit = config.swiglu_limit
-        self.w1, self.w3 = Linear(d, i, dtype), Linear(d, i, dtype)
-        self.w2 = Linear(i, d, dtype)
+        self.w1 = linear(d, i, precision, torch.float32)
+        self.w3 = linear(d, i, precision, torch.float32)
+        self.w2 = linear(i, d, precision, torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [tokens, d] → [tokens, d]."""
@@ -83,11 +133,14 @@ class SharedExpert(nn.Module):
 class MoE(nn.Module):
     """Router, routed experts and the shared expert."""
 
-    def __init__(self, config: Config, layer: int, dtype: torch.dtype):
+    def __init__(self, config: Config, layer: int, precision: Precision):
         super().__init__()
+        dtype = precision.dtype
         self.gate = Gate(config, hashed=config.is_hashed(layer), dtype=dtype)
-        self.experts = Experts(config, dtype)
-        self.shared_experts = SharedExpert(config, dtype)
+        self.experts = (
+            PackedExperts(config, precision) if precision.packed else Experts(config, dtype)
+        )
+        self.shared_experts = SharedExpert(config, precision)
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         """x [b, n, d], ids [b, n] → [b, n, d]; summed in float32, cast once."""

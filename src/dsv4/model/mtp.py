@@ -6,24 +6,24 @@ and predicts token t + 2. Embedding and vocabulary projection are the main model
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dsv4.config import Config
 from dsv4.model.block import Block, StreamHead
 from dsv4.model.cache import LayerState
-from dsv4.model.layers import Linear, RMSNorm
+from dsv4.model.layers import RMSNorm, linear
+from dsv4.model.precision import Precision
 from dsv4.model.span import Span
 
 
 class MTPBlock(Block, StreamHead):
     """A sliding-window block with learned routing, fed by streams and the next token."""
 
-    def __init__(self, config: Config, dtype: torch.dtype):
-        super().__init__(config, config.num_hidden_layers, dtype)
-        d, eps = config.hidden_size, config.rms_norm_eps
+    def __init__(self, config: Config, precision: Precision):
+        super().__init__(config, config.num_hidden_layers, precision)
+        d, eps, dtype = config.hidden_size, config.rms_norm_eps, precision.dtype
         self.enorm, self.hnorm = RMSNorm(d, eps, dtype), RMSNorm(d, eps, dtype)
-        self.e_proj, self.h_proj = Linear(d, d, dtype), Linear(d, d, dtype)
+        self.e_proj, self.h_proj = linear(d, d, precision), linear(d, d, precision)
         self.add_head(config, dtype)
 
     def draft(

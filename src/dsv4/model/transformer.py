@@ -18,6 +18,7 @@ from dsv4.model.cache import Cache
 from dsv4.model.initial import initialize
 from dsv4.model.layers import Float32Linear
 from dsv4.model.mtp import MTPBlock
+from dsv4.model.precision import Mode, Precision, floating
 from dsv4.model.span import Span
 
 
@@ -25,26 +26,40 @@ class Transformer(StreamHead):
     """DeepSeek-V4 at any size. Parameters are named as the released tensors are, except that the
     routed experts of a layer are stacked (`ffn.experts.w1` [E, i, d]).
 
-    The weights are uninitialised: load a checkpoint or call `initialize(seed)`.
+    The weights are uninitialised: load a checkpoint or call `initialize(seed)`. With a packed
+    `precision` (FAST or EXACT, then `dtype` is its own) weights are attached by dsv4.load.
     """
 
-    def __init__(self, config: Config, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        config: Config,
+        dtype: torch.dtype = torch.float32,
+        precision: Precision | None = None,
+    ):
         super().__init__()
-        self.config, self.dtype = config, dtype
+        self.config, self.precision = config, precision or floating(dtype)
+        self.dtype = dtype = self.precision.dtype
         weight = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
         self.layers = nn.ModuleList(
-            Block(config, layer, dtype) for layer in range(config.num_hidden_layers)
+            Block(config, layer, self.precision) for layer in range(config.num_hidden_layers)
         )
         self.add_head(config, dtype)
         self.head = Float32Linear(config.hidden_size, config.vocab_size, dtype)
         self.mtp = nn.ModuleList(
-            MTPBlock(config, dtype) for _ in range(config.num_nextn_predict_layers)
+            MTPBlock(config, self.precision) for _ in range(config.num_nextn_predict_layers)
         )
 
     def initialize(self, seed: int) -> None:
         """Draw initial weights (see model/initial.py), the same for the same seed."""
+        if self.precision.packed:
+            raise ValueError("a packed model reads its weights from files: initialise a float one")
         initialize(self, self.config, seed)
+
+    @property
+    def mode(self) -> Mode:
+        """ "float", or how a packed model computes: "fast" or "exact"."""
+        return self.precision.mode
 
     @property
     def device(self) -> torch.device:
@@ -53,12 +68,14 @@ class Transformer(StreamHead):
 
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` sequences."""
-        return Cache(self.config, batch, dtype=self.dtype, device=self.device)
+        return Cache(self.config, batch, precision=self.precision, device=self.device)
 
     def new_draft_cache(self, batch: int) -> Cache:
         """An empty cache of the MTP block, whose rows are one behind the main model's tokens."""
         layer = self.config.num_hidden_layers
-        return Cache(self.config, batch, layers=[layer], dtype=self.dtype, device=self.device)
+        return Cache(
+            self.config, batch, layers=[layer], precision=self.precision, device=self.device
+        )
 
     def forward(
         self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
@@ -76,7 +93,7 @@ class Transformer(StreamHead):
     ) -> Tensor:
         """The residual streams after the last layer: [b, n, hc, d]. Arguments as in `forward`."""
         span = self._span(ids, cache, lengths)
-        x = F.embedding(ids, self.embed.weight).unsqueeze(2)
+        x = F.embedding(ids, self.embed.weight).to(self.dtype).unsqueeze(2)
         x = x.expand(-1, -1, self.config.hc_mult, -1)  # [b, n, hc, d]
         for number, layer in enumerate(self.layers):
             x = layer(x, ids, span, None if cache is None else cache.layers[number])
@@ -97,7 +114,7 @@ class Transformer(StreamHead):
         deeper draft they are fed back in. The cache is one of `new_draft_cache`.
         """
         span = self._span(next_ids, cache, lengths)
-        embedded = F.embedding(next_ids, self.embed.weight)
+        embedded = F.embedding(next_ids, self.embed.weight).to(self.dtype)
         state = None if cache is None else cache.layers[0]
         drafted = self._draft_block().draft(streams, embedded, next_ids, span, state)
         if cache is not None:

@@ -2,6 +2,7 @@
 
 p = softmax over window ∪ entries of q·k / √c, with exp(sink_h) added to the denominator only
 o = Σ_s p_s · k_s   (one head of entries serves as key and value for all query heads)
+Rounded: o = Σ_s bf16(e_s) · k_s / (Σ_s e_s + exp(sink − top)), e_s = exp(q·k_s / √c − top)
 """
 
 from __future__ import annotations
@@ -31,11 +32,42 @@ def attend(
     scores = [_scores(scaled, keys, mask) for keys, mask in sources]
     scores.append(sink.view(1, 1, heads, 1).expand(b, n, heads, 1))
     probs = torch.softmax(torch.cat(scores, dim=-1), dim=-1).to(q.dtype)
-    parts = probs.split([s.shape[-1] for s in scores], dim=-1)
-    out = [
-        (part.reshape(b, keys.shape[1], -1, keys.shape[2]) @ keys).view(b, n, heads, c)
-        for part, (keys, _) in zip(parts, sources, strict=False)
-    ]
+    return _weighted(probs, [keys for keys, _ in sources])
+
+
+def attend_rounded(
+    q: Tensor,
+    window: Tensor,
+    window_mask: Tensor | None,
+    entries: Tensor | None,
+    entries_mask: Tensor | None,
+    sink: Tensor,
+) -> Tensor:
+    """`attend` as the release rounds: products of bfloat16 q and keys sum in float32, exponentials
+    (top: the query's highest score, sink apart) are rounded to bfloat16 before they multiply the
+    values, and the denominator sums them before that.
+    """
+    scale, exact = q.shape[-1] ** -0.5, q.float()
+    sources = [(window.float().unsqueeze(1), window_mask)]
+    if entries is not None:
+        sources.append((entries.float(), entries_mask))
+    scores = torch.cat([_scores(exact, keys, mask) * scale for keys, mask in sources], dim=-1)
+    top = scores.amax(-1, keepdim=True)  # [b, n, H, 1]
+    exponentials = torch.exp(scores - top)
+    total = exponentials.sum(-1, keepdim=True) + torch.exp(sink.unsqueeze(-1) - top)
+    rounded = exponentials.to(torch.bfloat16).float()
+    return (_weighted(rounded, [keys for keys, _ in sources]) / total).to(q.dtype)
+
+
+def _weighted(probs: Tensor, sources: list[Tensor]) -> Tensor:
+    """Σ_s p_s · k_s: probs [b, n, H, keys …], sources [b, 1 or n, keys, c] → [b, n, H, c]."""
+    b, n, heads, _ = probs.shape
+    out, first = [], 0
+    for keys in sources:
+        part = probs[..., first : first + keys.shape[2]]
+        first += keys.shape[2]
+        product = part.reshape(b, keys.shape[1], -1, keys.shape[2]) @ keys
+        out.append(product.view(b, n, heads, -1))
     return out[0] if len(out) == 1 else out[0] + out[1]
 
 

@@ -7,6 +7,7 @@ scale = smallest power of two ≥ max(amax, 6·2^-126) / 6; code = round_to_even
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dsv4.quant.scales import check_finite, check_scale, power_of_two
@@ -42,10 +43,16 @@ def dequantize(
     Raises ValueError, naming the tensor, for a scale that is no positive number.
     """
     columns = 2 * packed.shape[-1]
-    factors = check_scale(scale, (*packed.shape[:-1], columns // BLOCK), name)
-    blocks = decode(unpack(packed)).unflatten(-1, (-1, BLOCK)) * factors.unsqueeze(-1)
-    check_finite(blocks, name)
-    return blocks.flatten(-2).to(dtype)
+    check_scale(scale, (*packed.shape[:-1], columns // BLOCK), name)
+    expanded = expand(packed, scale)
+    check_finite(expanded, name)
+    return expanded.to(dtype)
+
+
+def expand(packed: Tensor, scale: Tensor) -> Tensor:
+    """`dequantize` to float32 without its checks, for weights that are read again and again."""
+    blocks = values(packed).unflatten(-1, (-1, BLOCK))
+    return (blocks * scale.float().unsqueeze(-1)).flatten(-2)
 
 
 def encode(values: Tensor) -> Tensor:
@@ -58,6 +65,13 @@ def decode(codes: Tensor) -> Tensor:
     """codes uint8 [..], 0 … 15 → float32 [..]."""
     table = torch.tensor((*MAGNITUDES, *(-value for value in MAGNITUDES)), device=codes.device)
     return table[codes.int()]
+
+
+def values(packed: Tensor) -> Tensor:
+    """packed int8 or uint8 [.., in/2] → float32 [.., in], not yet scaled."""
+    every_byte = torch.arange(256, dtype=torch.uint8, device=packed.device).unsqueeze(1)
+    pairs = decode(unpack(every_byte))  # [256, 2]
+    return F.embedding(packed.view(torch.uint8).int(), pairs).flatten(-2)
 
 
 def pack(codes: Tensor) -> Tensor:

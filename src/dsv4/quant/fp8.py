@@ -42,11 +42,15 @@ def dequantize(
     Raises ValueError, naming the tensor, for a NaN code or a scale that is no positive number.
     """
     rows, columns = weight.shape
-    factors = check_scale(scale, (math.ceil(rows / BLOCK), math.ceil(columns / BLOCK)), name)
-    blocks = _blocks(weight.float()) * factors[:, None, :, None]
-    values = _matrix(blocks, weight.shape)
+    check_scale(scale, (math.ceil(rows / BLOCK), math.ceil(columns / BLOCK)), name)
+    values = expand(weight, scale)
     check_finite(values, name)
     return values.to(dtype)
+
+
+def expand(weight: Tensor, scale: Tensor) -> Tensor:
+    """`dequantize` to float32 without its checks, for weights that are read again and again."""
+    return _matrix(_blocks(weight.float()) * scale.float()[:, None, :, None], weight.shape)
 
 
 def _blocks(matrix: Tensor) -> Tensor:

@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 
 MANTISSA_BITS = 23  # of float32
+E8M0_NAN = 255
 
 
 def power_of_two(amax: Tensor, *, largest: float, floor: float) -> Tensor:
-    """amax float32 [..] ≥ 0, finite → scales float8_e8m0fnu [..], exact powers of two.
+    """amax float32 [..] ≥ 0 → scales float8_e8m0fnu [..], exact powers of two; NaN and infinity
+    give NaN.
 
     `largest` is the greatest code value of the format; `floor` raises amax, so that a block of
     zeros has a scale too. floor / largest must be a normal float32.
     """
-    ratio = amax.clamp(min=floor) / largest
-    # adding all but one of a mantissa's steps carries into the exponent unless the mantissa is 0
-    exponent = (ratio.view(torch.int32) + (1 << MANTISSA_BITS) - 1) >> MANTISSA_BITS
+    bits = (amax.clamp(min=floor) / largest).view(torch.int32)
+    is_between = (bits & ((1 << MANTISSA_BITS) - 1)) != 0  # two powers of two: take the upper
+    exponent = ((bits >> MANTISSA_BITS) + is_between).clamp(max=E8M0_NAN)
     return exponent.to(torch.uint8).view(torch.float8_e8m0fnu)
 
 

@@ -1,0 +1,53 @@
+"""A safetensors file in memory without being read: header length (8 bytes), header (JSON), data.
+
+A tensor is a view of the mapped file, so its pages are the page cache's own: shared between
+processes, dropped when memory is short, read when touched. The mapping is private: writing to such
+a tensor copies the page and never reaches the file.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint.layout import DTYPE_NAMES
+
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's value, which Python names since 3.13
+
+
+class Shard:
+    """One mapped file, whose header the reader has found to be sound."""
+
+    def __init__(self, path: Path):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            self.header: dict[str, Any] = json.loads(file.read(length))
+            self.data = torch.frombuffer(_map(file.fileno()), dtype=torch.uint8)[8 + length :]
+        self.start = 8 + length
+
+    def tensor(self, name: str) -> Tensor:
+        """A view of the file, or a copy where the tensor does not begin at a multiple of its
+        element's size: not every processor can read it there.
+        """
+        entry = self.header[name]
+        first, last = entry["data_offsets"]
+        dtype, data = DTYPES[entry["dtype"]], self.data[first:last]
+        if (self.start + first) % dtype.itemsize:
+            data = data.clone()
+        return data.view(dtype).view(entry["shape"])
+
+
+def _map(file: int) -> mmap.mmap:
+    if os.name == "nt":
+        return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
+    flags = mmap.MAP_PRIVATE  # writable, since torch has no read-only tensors
+    if os.uname().sysname == "Linux":
+        flags |= NO_RESERVE  # else a file larger than memory might be refused
+    return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)

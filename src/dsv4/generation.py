@@ -123,7 +123,7 @@ def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache) 
             if first < len(prompt) <= first + PREFILL:
                 last[b] = streams[b, len(prompt) - first - 1]
     ends = torch.stack([row for row in last if row is not None]).unsqueeze(1)  # [b, 1, hc, d]
-    return model.head(model.collapse(ends)).squeeze(1)
+    return model.logits(ends).squeeze(1)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from dsv4.checkpoint.packed import attach
 from dsv4.checkpoint.reader import PACKED, Checkpoint
 from dsv4.model.precision import EXACT, FAST
 from dsv4.model.transformer import Transformer
+from dsv4.model.twin import install
 
 MODES = {"fast": FAST, "exact": EXACT}
 
@@ -47,7 +48,9 @@ def load(
         with torch.device("meta"):
             model = Transformer(checkpoint.config, precision=MODES[mode or "fast"])
         attach(model, checkpoint)
-        return model.to(device).eval()
+        model = model.to(device).eval()
+        install(model)
+        return model
     if mode is not None:
         why = "holds no FP8 or FP4 weights" if dtype is None else f"is dequantised to {dtype}"
         raise ValueError(f"mode = {mode!r} is for packed weights, and {checkpoint.path} {why}")

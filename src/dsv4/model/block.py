@@ -22,7 +22,7 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, layer: int, precision: Precision):
         super().__init__()
-        self.config = config
+        self.config, self.precision = config, precision
         d, hc, dtype = config.hidden_size, config.hc_mult, precision.dtype
         self.attn_norm = RMSNorm(d, config.rms_norm_eps, dtype)
         self.attn = Attention(config, layer, precision)
@@ -38,14 +38,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]."""
-        x = self._attend(x, span, state)
-        return self._mix(x, ids)
+        x = self.attend(x, span, state)
+        return self.mix(x, ids, span)
 
-    def _attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""
         return self._connect("attn", x, lambda u: self.attn(self.attn_norm(u), span, state))
 
-    def _mix(self, x: Tensor, ids: Tensor) -> Tensor:
+    def mix(self, x: Tensor, ids: Tensor, span: Span) -> Tensor:
         """The MoE sub-layer with its mHC: x [b, n, hc, d], ids [b, n] → x's shape."""
         return self._connect("ffn", x, lambda u: self.ffn(self.ffn_norm(u), ids))
 

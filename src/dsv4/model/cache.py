@@ -8,6 +8,7 @@ Rings hold `window` positions more than a forward reads: that is how far `trunca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,13 +48,19 @@ class Entries:
     def __init__(self, batch: int, rows: RowFormat, device: torch.device | str):
         self.data = torch.zeros(batch, 0, rows.width, dtype=rows.dtype, device=device)
 
+    def reserve(self, total: int) -> bool:
+        """Make room for `total` entries; True if the store moved."""
+        batch, capacity, width = self.data.shape
+        if total <= capacity:
+            return False
+        grown = self.data.new_zeros(batch, max(total, 2 * capacity, 16), width)
+        grown[:, :capacity] = self.data
+        self.data = grown
+        return True
+
     def append(self, span: Span, ratio: int, new: Tensor) -> None:
         """Store the entries of the blocks that the span closes: new [b, closing, width]."""
-        total, (batch, capacity, width) = span.total(ratio), self.data.shape
-        if total > capacity:
-            grown = self.data.new_zeros(batch, max(total, 2 * capacity, 16), width)
-            grown[:, :capacity] = self.data
-            self.data = grown
+        self.reserve(span.total(ratio))
         _write(self.data, span.entry_rows(ratio, self.data.shape[1]), new)
 
 
@@ -77,6 +84,7 @@ class LayerState:
     ):
         window, entry_rows = config.sliding_window, precision.entry_rows(config)
         self.window = Ring(batch, 2 * window, entry_rows, device)
+        self.native: Any = None  # the same stores as a native twin sees them (model/twin.py)
         self.compressor: CompressorState | None = None
         self.indexer: CompressorState | None = None
         kind = config.kind(layer)

@@ -90,6 +90,13 @@ class PackedExperts(nn.Module):
         getattr(self, matrix)[expert] = weight
         getattr(self, f"{matrix}_scale")[expert] = scale
 
+    def matrices(self, expert: int) -> list[tuple[Tensor, Tensor | None]]:
+        """One expert's w1, w2 and w3, each with its scale."""
+        return [
+            (getattr(self, matrix)[expert], getattr(self, f"{matrix}_scale")[expert])
+            for matrix in MATRICES
+        ]
+
     def forward(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         """x [tokens, d] → float32 [tokens, d]; a token's experts are added in their order."""
         out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)

@@ -50,7 +50,8 @@ class Span:
         self.previous = min(window - 1, max(starts))  # window entries read from the cache
         self._memo: dict[tuple[Any, ...], Any] = {}
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """make(), worked out by the first layer that asks for `key`."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
@@ -68,7 +69,7 @@ class Span:
 
     def phases(self, rope: str, freqs: Tensor) -> Tensor:
         """Rotary phases of the columns by the frequencies named `rope`: [b or 1, n, r / 2]."""
-        return self._once(("phases", rope), lambda: rotary.phases(self.positions, freqs))
+        return self.once(("phases", rope), lambda: rotary.phases(self.positions, freqs))
 
     # ---- queries ---------------------------------------------------------------------------
 
@@ -98,7 +99,7 @@ class Span:
 
     def entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
         """Entry i is seen from position t if i < (t + 1) // ratio: [b or 1, queries, entries]."""
-        return self._once(("mask", ratio, block.first), lambda: self._entries_mask(ratio, block))
+        return self.once(("mask", ratio, block.first), lambda: self._entries_mask(ratio, block))
 
     def _entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
         if self.uniform and (self.starts[0] + block.first + 1) // ratio == self.visible(
@@ -141,7 +142,7 @@ class Span:
 
     def recent(self, capacity: int, count: int) -> Tensor:
         """Ring rows of the `count` positions before the span: flat int64 [b · count]."""
-        return self._once(("recent", capacity, count), lambda: self._recent(capacity, count))
+        return self.once(("recent", capacity, count), lambda: self._recent(capacity, count))
 
     def _recent(self, capacity: int, count: int) -> Tensor:
         back = torch.arange(-count, 0, device=self.device)
@@ -149,7 +150,7 @@ class Span:
 
     def ring_rows(self, capacity: int) -> Rows:
         """Ring rows that the new tokens fill: the last `capacity` real ones of each sequence."""
-        return self._once(("ring", capacity), lambda: self._ring_rows(capacity))
+        return self.once(("ring", capacity), lambda: self._ring_rows(capacity))
 
     def _ring_rows(self, capacity: int) -> Rows:
         column = torch.arange(self.n, device=self.device)
@@ -162,7 +163,7 @@ class Span:
 
     def entry_rows(self, ratio: int, capacity: int) -> Rows:
         """Rows of an entry store that the closing blocks fill."""
-        return self._once(("entry", ratio, capacity), lambda: self._entry_rows(ratio, capacity))
+        return self.once(("entry", ratio, capacity), lambda: self._entry_rows(ratio, capacity))
 
     def _entry_rows(self, ratio: int, capacity: int) -> Rows:
         block = torch.arange(self.closing(ratio), device=self.device)

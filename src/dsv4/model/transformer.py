@@ -86,7 +86,11 @@ class Transformer(StreamHead):
         right whose logits mean nothing; default all. With a cache the tokens are appended to it.
         Raises ValueError for ids of a wrong shape, out of the vocabulary, or past the context.
         """
-        return self.head(self.collapse(self.streams(ids, cache, lengths)))
+        return self.logits(self.streams(ids, cache, lengths))
+
+    def logits(self, streams: Tensor) -> Tensor:
+        """Streams after the last layer [b, n, hc, d] → logits float32 [b, n, vocab_size]."""
+        return self.head(self.collapse(streams))
 
     def streams(
         self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None

@@ -88,6 +88,10 @@ class AttendPass {
     row_bytes_ = entry_bytes(c, r);
     packed_ = arena_.take<uint8_t>(rows_ * row_bytes_);
     phases_ = arena_.take<float>(rows_ * r);
+    if (a_.index_heads > 0) {
+      query_bytes_ = index_query_bytes(a_.index_heads, a_.index_channels);
+      prepared_ = arena_.take<uint8_t>(rows_ * query_bytes_);
+    }
     pool_.run(rows_, [&](int64_t t, int) {
       float* cosines = phases_ + t * r;
       float* sines = cosines + half;
@@ -126,6 +130,7 @@ class AttendPass {
     store_precision(w, ih, exact_);
     for (int64_t h = 0; h < ih; ++h) w[h] *= scale;
     store_precision(w, ih, exact_);
+    prepare_index_query(index_q_ + t * ih * ic, w, ih, ic, prepared_ + t * query_bytes_);
   }
 
   // One sequence's new tokens: close blocks, attend, store the window entries.
@@ -178,48 +183,41 @@ class AttendPass {
     for (int64_t first = 0; first < s.count; first += together) {
       const int64_t last = std::min(s.count, first + together);
       Scope scope(arena_);
-      const float* scores = chooses ? score(s, first, last) : nullptr;
-      attend_some(s, first, last, scores, stored, all);
+      const uint16_t* ranks = chooses ? rank(s, first, last) : nullptr;
+      attend_some(s, first, last, ranks, stored, all);
     }
   }
 
-  // Indexer scores of queries [first, last) for every entry that the last of them sees.
-  const float* score(const Segment& s, int64_t first, int64_t last) {
+  // Ranks of the entries that queries [first, last) see: [queries, stored].
+  const uint16_t* rank(const Segment& s, int64_t first, int64_t last) {
     const int64_t ih = a_.index_heads, ic = a_.index_channels;
     const int64_t stored = (s.start + s.count) / a_.ratio, seen = (s.start + last) / a_.ratio;
-    float* scores = arena_.take<float>((last - first) * stored);
+    uint16_t* ranks = arena_.take<uint16_t>((last - first) * stored);
     pool_.run((seen + KEY_RANGE - 1) / KEY_RANGE, [&](int64_t task, int) {
-      Arena& arena = worker_arena();
-      Scope scope(arena);
       const int64_t low = task * KEY_RANGE, count = std::min(KEY_RANGE, seen - low);
-      float* keys = arena.take<float>(count * ic);
-      for (int64_t i = 0; i < count; ++i) {
-        unpack_key(state_.keys.at(s.sequence, low + i), ic, keys + i * ic);
-      }
+      int64_t visible[QUERIES];
       for (int64_t t = first; t < last; ++t) {
-        const int64_t visible = std::min(count, (s.start + t + 1) / a_.ratio - low);
-        if (visible <= 0) continue;
-        index_scores(index_q_ + (s.row + t) * ih * ic, index_weights_ + (s.row + t) * ih, ih, ic,
-                     keys, visible, scores + (t - first) * stored + low, arena);
+        visible[t - first] = std::min(count, (s.start + t + 1) / a_.ratio - low);
       }
+      index_ranks(prepared_ + (s.row + first) * query_bytes_, last - first, visible, ih, ic,
+                  state_.keys.at(s.sequence, low), count, ranks + low, stored);
     });
-    return scores;
+    return ranks;
   }
 
-  void attend_some(const Segment& s, int64_t first, int64_t last, const float* scores,
+  void attend_some(const Segment& s, int64_t first, int64_t last, const uint16_t* ranks,
                    int64_t stored, const float* all) {
     const int64_t c = a_.channels;
     // one query's heads are shared out when there are fewer queries than threads
     const int64_t share = last - first >= pool_.threads() ? a_.heads : 8;
     const int64_t shares = (a_.heads + share - 1) / share;
     const int32_t* chosen = nullptr;
-    if (scores != nullptr) {
+    if (ranks != nullptr) {
       int32_t* found = arena_.take<int32_t>((last - first) * a_.topk);
       pool_.run(last - first, [&](int64_t task, int) {
         const int64_t visible = (s.start + first + task + 1) / a_.ratio;
         if (visible <= a_.topk) return;
-        top_entries(scores + task * stored, visible, a_.topk, found + task * a_.topk,
-                    worker_arena());
+        top_entries(ranks + task * stored, visible, a_.topk, found + task * a_.topk);
       });
       chosen = found;
     }
@@ -290,8 +288,8 @@ class AttendPass {
   bool exact_;
   float *q_ = nullptr, *kv_ = nullptr, *raw_ = nullptr, *phases_ = nullptr;
   float *index_raw_ = nullptr, *index_weights_ = nullptr, *index_q_ = nullptr;
-  uint8_t* packed_ = nullptr;
-  int64_t row_bytes_ = 0, previous_ = 0;
+  uint8_t *packed_ = nullptr, *prepared_ = nullptr;
+  int64_t row_bytes_ = 0, query_bytes_ = 0, previous_ = 0;
   const float* window_ = nullptr;
 };
 

@@ -52,7 +52,14 @@ inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
     }
     for (; i < count; ++i) x[first + i] = decode_e4m3(row[first + i]) * scale;
   }
-  for (int64_t i = 0; i < r; ++i) {
+  typedef uint16_t h16 __attribute__((vector_size(32)));
+  int64_t i = 0;
+  for (; i + LANES <= r; i += LANES) {
+    h16 values;
+    std::memcpy(&values, row + plain + 2 * i, sizeof values);
+    store(x + plain + i, bits<v16>(__builtin_convertvector(values, u16) << 16));
+  }
+  for (; i < r; ++i) {
     uint16_t value;
     std::memcpy(&value, row + plain + 2 * i, 2);
     x[plain + i] = from_bf16(value);
@@ -67,8 +74,10 @@ inline void round_key(float* x, int64_t ic) {
   for (int64_t first = 0; first < ic; first += KEY_BLOCK) {
     const int64_t count = std::min(KEY_BLOCK, ic - first);
     const float scale = from_e8m0(key_exponent(x + first, count)), inverse = 1.0f / scale;
-    for (int64_t i = first; i < first + count; ++i) {
-      x[i] = decode_e2m1(encode_e2m1(x[i] * inverse)) * scale;
+    for (int64_t i = 0; i < count; i += LANES) {
+      const int64_t some = std::min<int64_t>(LANES, count - i);
+      const v16 rounded = round_e2m1(load_part(x + first + i, some) * inverse) * scale;
+      std::memcpy(x + first + i, &rounded, some * sizeof(float));
     }
   }
 }

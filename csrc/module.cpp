@@ -307,11 +307,12 @@ NB_MODULE(_native, m) {
                              sink.data(), low, o.data());
     });
   });
-  m.def("choose", [](Floats q, Floats weights, Floats keys, int64_t k, Floats scores,
+  m.def("choose", [](Floats q, Floats weights, Bytes keys, int64_t k,
+                     nb::ndarray<uint16_t, nb::c_contig, nb::device::cpu> ranks,
                      nb::ndarray<int32_t, nb::c_contig, nb::device::cpu> chosen) {
     alone([&] {
       kernels()->choose(q.data(), weights.data(), q.shape(0), q.shape(1), keys.data(),
-                        keys.shape(0), k, scores.data(), chosen.data());
+                        keys.shape(0), k, ranks.data(), chosen.data());
     });
   });
   m.def("collapse", [](const OwnedMatrix& fn, Floats scale, Floats base, int64_t iterations,

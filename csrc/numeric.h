@@ -99,6 +99,14 @@ inline void round_fp8(float* x, int64_t n, int64_t block) {
 constexpr float E2M1_LARGEST = 6.0f, E2M1_FLOOR = 6 * 0x1p-126f;
 constexpr float E2M1[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
 
+// Rounds to the nearest E2M1 number as `round_e4m3` does: a step is 2^(exponent − 1), 0.5 below 1.
+inline v16 round_e2m1(v16 x) {
+  const v16 magnitude = maximum(x, -x);
+  const u16 exponent = bits<u16>(maximum(magnitude, splat(1.0f))) & 0x7F800000u;
+  const v16 big = bits<v16>(exponent + (22u << 23));
+  const v16 rounded = (magnitude + big) - big;
+  return bits<v16>((bits<u16>(x) & 0x80000000u) | bits<u16>(minimum(rounded, splat(6.0f))));
+}
 inline uint8_t encode_e2m1(float x) {  // nearest, ties to the even code, saturating
   const float m = std::fabs(x);
   const int code = (m > 0.25f) + (m >= 0.75f) + (m > 1.25f) + (m >= 1.75f) + (m > 2.5f) +

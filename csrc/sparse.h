@@ -13,12 +13,23 @@ namespace dsv4::DSV4_ISA {
 void attend(const float* q, int64_t heads, int64_t c, const float* const* keys, int64_t count,
             const float* sink, bool low, float* o, Arena& arena);
 
-// I[s] = Σ_h w_h · relu(q_h · k_s), rounded to bfloat16: q [heads, ic], keys packed rows
-// [count, key_bytes] → scores [count].
-void index_scores(const float* q, const float* weights, int64_t heads, int64_t ic,
-                  const float* keys, int64_t count, float* scores, Arena& arena);
+// ---- the indexer ------------------------------------------------------------------------------
+//
+// I[s] = Σ_h w_h · relu(q_h · k_s), rounded to bfloat16 and kept as its rank: 16 bits in the order
+// of the numbers. Queries and keys are FP4, so their products are small integers times two powers
+// of two; where the machine has byte products, they are summed as integers.
 
-// The k highest scores, the more recent at a tie: ascending indices [k].
-void top_entries(const float* scores, int64_t count, int64_t k, int32_t* chosen, Arena& arena);
+// Bytes of one prepared query, and its making: q [heads, ic] rounded by `round_key`, weights [heads].
+int64_t index_query_bytes(int64_t heads, int64_t ic);
+void prepare_index_query(const float* q, const float* weights, int64_t heads, int64_t ic,
+                         uint8_t* prepared);
+
+// Ranks of `count` packed keys, one after another in memory, for `queries` prepared queries side by
+// side. Query i sees the first visible[i] keys (at most count); its ranks go to ranks[i · stride …].
+void index_ranks(const uint8_t* prepared, int64_t queries, const int64_t* visible, int64_t heads,
+                 int64_t ic, const uint8_t* keys, int64_t count, uint16_t* ranks, int64_t stride);
+
+// The k highest ranks, the more recent at a tie: ascending indices [k].
+void top_entries(const uint16_t* ranks, int64_t count, int64_t k, int32_t* chosen);
 
 }  // namespace dsv4::DSV4_ISA

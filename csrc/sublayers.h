@@ -17,7 +17,7 @@ struct Kernels {
   void (*attend_keys)(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,
                       const float* sink, bool low, float* o);
   void (*choose)(const float* q, const float* weights, int64_t heads, int64_t ic,
-                 const float* keys, int64_t count, int64_t k, float* scores, int32_t* chosen);
+                 const uint8_t* keys, int64_t count, int64_t k, uint16_t* ranks, int32_t* chosen);
   void (*hyper)(const HyperShape&, const Hyper&, const float* x, int64_t tokens,
                 float* coefficients, float* u);
   void (*entries)(const float* x, int64_t rows, int64_t c, int64_t r, uint8_t* packed, float* back);

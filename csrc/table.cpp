@@ -27,10 +27,12 @@ void attend_keys(const float* q, int64_t heads, int64_t c, const float* keys, in
   attend(q, heads, c, pointers.data(), count, sink, low, o, caller_arena());
 }
 
-void choose(const float* q, const float* weights, int64_t heads, int64_t ic, const float* keys,
-            int64_t count, int64_t k, float* scores, int32_t* chosen) {
-  index_scores(q, weights, heads, ic, keys, count, scores, caller_arena());
-  top_entries(scores, count, k, chosen, caller_arena());
+void choose(const float* q, const float* weights, int64_t heads, int64_t ic, const uint8_t* keys,
+            int64_t count, int64_t k, uint16_t* ranks, int32_t* chosen) {
+  std::vector<uint8_t> prepared(index_query_bytes(heads, ic));
+  prepare_index_query(q, weights, heads, ic, prepared.data());
+  index_ranks(prepared.data(), 1, &count, heads, ic, keys, count, ranks, count);
+  top_entries(ranks, count, k, chosen);
 }
 
 void hyper(const HyperShape& shape, const Hyper& weights, const float* x, int64_t tokens,

@@ -7,7 +7,9 @@ namespace {
 
 constexpr int TILE = 4;           // rows of x and rows of w in a register tile
 constexpr int PANEL = 16;         // rows of w unpacked at a time
-constexpr int64_t TASK = 32768;   // bytes of weight that one task reads, about
+constexpr int64_t AHEAD = 4096;   // bytes between what is read and what is asked for
+constexpr int64_t TASK = 32768;   // bytes of weight that one task reads, at least
+constexpr int64_t SHARES = 16;    // tasks of a large weight for each thread
 
 // ---- one row of x: multiply while unpacking -----------------------------------------------------
 
@@ -21,13 +23,18 @@ void dot_rows(const Matrix& w, int64_t first, int count, const typename Row::Ope
   Row row0(w, at(0), scaled), row1(w, at(1), scaled), row2(w, at(2), scaled), row3(w, at(3), scaled);
   v16 sum0{}, sum1{}, sum2{}, sum3{};
   using Vector = typename Operand::Vector;
+  // ask memory for rows that come next: whole tiles of rows ahead, AHEAD bytes or a little more
+  const int64_t row_bytes = w.row_bytes(), some = TILE * row_bytes / groups;
+  const int64_t tiles = std::max<int64_t>(AHEAD / (TILE * row_bytes), 1);
+  const uint8_t* next = w.row(first + tiles * TILE);
   for (int64_t group = 0; group < groups; ++group) {
     Vector a[Row::VECTORS];
     for (int v = 0; v < Row::VECTORS; ++v) {
       a[v] = Operand::read(x + group * GROUP + v * Operand::COUNT);
     }
+    const uint8_t* wanted = next + group * some;
+    for (int64_t i = 0; i < some; i += 64) __builtin_prefetch(wanted + i);
     const auto add = [&](Row& row, v16& sum) {
-      row.prefetch(group);
       Vector out[Row::VECTORS];
       row.at(group, out);
       for (int v = 0; v < Row::VECTORS; ++v) sum = Operand::accumulate(sum, a[v], out[v]);
@@ -267,10 +274,13 @@ void multiply(Pool& pool, const std::vector<Product>& products, Arena& arena) {
     const Product& p = products[i];
     if (p.count == 0 || p.first == p.last) continue;
     if (p.count == 1 && p.w->format == Format::FP8) scaled[i] = scale_activations(p, arena);
-    int64_t rows = std::max<int64_t>(TASK / std::max<int64_t>(p.w->row_bytes(), 1), 1);
-    rows = p.count == 1 ? std::max<int64_t>(rows / TILE * TILE, TILE) : PANEL;
-    const int64_t even = ((p.last - p.first) / pool.threads() + TILE - 1) / TILE * TILE;
-    rows = std::max<int64_t>(std::min(rows, even), TILE);
+    const int64_t bytes = std::max<int64_t>(p.w->row_bytes(), 1), total = p.last - p.first;
+    int64_t rows = PANEL;
+    if (p.count == 1) {  // long runs, so that memory is asked for in time; enough of them to share
+      rows = std::max(TASK / bytes, total / (pool.threads() * SHARES)) / TILE * TILE;
+      rows = std::min(rows, (total / pool.threads() + TILE - 1) / TILE * TILE);
+    }
+    rows = std::max<int64_t>(rows, TILE);
     for (int64_t row = p.first; row < p.last; row += rows) {
       tasks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(row),
                        static_cast<int32_t>(std::min(row + rows, p.last))});

@@ -60,15 +60,11 @@ inline Low to_low(float x) {
 #endif
 }
 
-constexpr int64_t AHEAD = 1024;  // bytes that a reader asks memory for in advance
-inline void ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + AHEAD); }
-
 // ---- readers -----------------------------------------------------------------------------------
 
 // float32 weight, float32 product.
 struct F32Row {
   using Operand = FloatOperand;
-  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 4;
   const float* data;
   int64_t columns;
@@ -88,7 +84,6 @@ struct F32Row {
 // bfloat16 weight, float32 product: even columns of 32, then odd ones.
 struct Bf16AsFloatRow {
   using Operand = FloatOperand;
-  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 4;
   const uint16_t* data;
   int64_t columns;
@@ -124,7 +119,6 @@ inline __m512i load_bytes(const uint8_t* p, int64_t left) {
 // bfloat16 weight, bfloat16 product, columns as they stand.
 struct Bf16Row {
   using Operand = Bf16Operand;
-  void prefetch(int64_t group) const { ahead(data + group * 2 * GROUP); }
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   int64_t bytes;
@@ -152,7 +146,6 @@ inline const Fp8Tables FP8_TABLES;
 
 struct Fp8Row {
   using Operand = Bf16Operand;
-  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   const float* scale;
@@ -200,7 +193,6 @@ inline const Fp4Tables FP4_TABLES;
 
 struct Fp4Row {
   using Operand = Bf16Operand;
-  void prefetch(int64_t group) const { ahead(data + group * GROUP / 2); }
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   const uint8_t* scale;
@@ -252,7 +244,6 @@ struct Bf16Row : Bf16AsFloatRow {
 
 struct Fp8Row {
   using Operand = FloatOperand;
-  void prefetch(int64_t group) const { ahead(data + group * GROUP); }
   static constexpr int VECTORS = 4;
   const uint8_t* data;
   const float* scale;
@@ -279,7 +270,6 @@ struct Fp8Row {
 
 struct Fp4Row {
   using Operand = FloatOperand;
-  void prefetch(int64_t group) const { ahead(data + group * GROUP / 2); }
   static constexpr int VECTORS = 4;
   const uint8_t* data;
   const uint8_t* scale;

@@ -90,6 +90,13 @@ WILD = {
         f"{OPEN}{INVOKE}{STRING}ls 2>&1\n{c.EOS}", "", FA, ["missing_end"],
     ),
     "an end tag without its <": (CALL.replace(f"1</{D}", f"1/{D}"), "", F, ["layout"]),
+    "tags without their >": (
+        CALL.replace(f"1</{D}parameter>", f"1</{D}parameter").replace("calls>", "calls") + c.EOS,
+        "", F, ["layout"] * 3,
+    ),
+    "a value's end tag without its >": (
+        f"{OPEN}{INVOKE}{STRING}ls 2>&1</{D}parameter{END_INVOKE}{CLOSE}", "", FA, ["layout"],
+    ),
     "ASCII bars": (CALL.replace(D, "|DSML|"), "", F, ["layout"] * 8),
     "double bars": (CALL.replace(f"<{D}invoke", "<｜｜DSML｜｜invoke"), "", F, ["layout"]),
     "a broken token": (CALL.replace(f"<{D}invoke", "<|DS\nML|invoke"), "", F, ["layout"]),

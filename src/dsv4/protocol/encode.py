@@ -255,10 +255,10 @@ def _wire(
 
 def effort_prefix(effort: str | None, revision: str = "2026-04") -> str:
     """What stands before the first message in thinking mode. Raises ProtocolError."""
-    if revision not in EFFORT_PREFIXES:
+    if revision not in tuple(EFFORT_PREFIXES):
         raise ProtocolError(f"revision = {revision!r}: must be {' or '.join(EFFORT_PREFIXES)}")
     prefixes = EFFORT_PREFIXES[revision]
-    if effort not in prefixes:
+    if effort not in tuple(prefixes):
         names = ", ".join(name or "None" for name in prefixes)
         raise ProtocolError(f"reasoning_effort = {effort!r}: revision {revision} has {names}")
     return prefixes[effort]
@@ -308,18 +308,19 @@ def _put_extras(wire: Wire, turn: _Turn) -> None:
     tools = turn.message.get("tools")
     if tools:
         wire.put("\n\n" + TOOLS_BEGIN)
-        wire.say("\n".join(_schema(tool, turn.index, i) for i, tool in enumerate(tools)))
+        where = f"messages[{turn.index}].tools"
+        wire.say("\n".join(_schema(tool, f"{where}[{i}]") for i, tool in enumerate(tools)))
         wire.put(TOOLS_END)
     response_format = turn.message.get("response_format")
     if response_format:
         wire.put("\n\n" + RESPONSE_FORMAT)
-        wire.say(to_json(response_format))
+        wire.say(_json(response_format, f"messages[{turn.index}].response_format"))
 
 
-def _schema(tool: Any, index: int, number: int) -> str:
+def _schema(tool: Any, where: str) -> str:
     if not isinstance(tool, Mapping) or "function" not in tool:
-        raise ProtocolError(f'messages[{index}].tools[{number}]: has no "function"')
-    return to_json(tool["function"])
+        raise ProtocolError(f'{where}: has no "function"')
+    return _json(tool["function"], f"{where}.function")
 
 
 def _put_assistant(wire: Wire, turn: _Turn, reasons: bool) -> None:
@@ -345,7 +346,7 @@ def _put_call(wire: Wire, call: Any, where: str) -> None:
     wire.put(f'<{DSML}invoke name="')
     wire.say(f"{function['name']}")
     wire.put('">\n')
-    arguments = call_arguments(function.get("arguments"))
+    arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
     if not arguments:
         wire.put("\n")
     for key, (value, string) in arguments.items():
@@ -357,7 +358,7 @@ def _put_call(wire: Wire, call: Any, where: str) -> None:
     wire.put(f"</{DSML}invoke>\n")
 
 
-def call_arguments(arguments: Any) -> dict[str, tuple[str, bool]]:
+def _arguments(arguments: Any, where: str) -> dict[str, tuple[str, bool]]:
     """name → (text of the value, is it a string). `arguments` is JSON text, or an object.
 
     Text that is not JSON goes whole under `arguments`, as a string; JSON that is no object goes
@@ -369,16 +370,19 @@ def call_arguments(arguments: Any) -> dict[str, tuple[str, bool]]:
         except (ValueError, RecursionError):
             return {"arguments": (arguments, True)}
     if not isinstance(arguments, Mapping):
-        return {"arguments": (to_json(arguments), False)}
+        return {"arguments": (_json(arguments, where), False)}
     return {
-        f"{key}": (value, True) if isinstance(value, str) else (to_json(value), False)
+        f"{key}": (value, True) if isinstance(value, str) else (_json(value, where), False)
         for key, value in arguments.items()
     }
 
 
-def to_json(value: Any) -> str:
+def _json(value: Any, where: str) -> str:
     """JSON as the protocol writes it: `, ` and `: `, non-ASCII kept."""
-    return json.dumps(value, ensure_ascii=False)
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"{where}: cannot be written as JSON: {error}") from error
 
 
 def _put_opening(wire: Wire, turn: _Turn, thinking: bool, reasons: bool) -> None:
@@ -392,7 +396,7 @@ def _put_opening(wire: Wire, turn: _Turn, thinking: bool, reasons: bool) -> None
 
 def put_task(wire: Wire, task: str, thinking: bool, where: str) -> None:
     """The token that asks for a quick instruction; an action is asked of the assistant."""
-    if task not in TASKS:
+    if task not in tuple(TASKS):
         raise ProtocolError(f"{where} = {task!r}: must be one of {', '.join(TASKS)}")
     if task == "action":
         wire.put(ASSISTANT + (THINK if thinking else END_THINK))

@@ -51,10 +51,10 @@ class Scanner:
     def _item(self, found: re.Match[str], last: bool) -> Item:
         if found["token"] and self.in_value:  # the end of a sentence has nothing after it
             return EOS if last and found.end() == len(self.held) else None
-        return found["token"] or (tag_of(found) if found["tag"] else None)
+        return found["token"] or (tag_of(found) if found["tag"] is not None else None)
 
     def _may_grow(self, found: re.Match[str]) -> bool:
-        if found.end() < len(self.held) or found["tag"]:
+        if found.end() < len(self.held) or found["tag"] is not None:
             return False
         return found.end() - found.start() <= LONGEST_TAG
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from dsv4.protocol.constants import TASKS
 from dsv4.protocol.errors import ProtocolError
+from dsv4.protocol.turns import ROLES
 
 Task = Literal["action", "query", "authority", "domain", "title", "read_url"]
 
@@ -99,7 +100,6 @@ class ReminderMessage(TypedDict):
 
 Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage | ReminderMessage
 
-_ROLES = ("system", "user", "assistant", "tool", "developer", "latest_reminder")
 _ONLY = {  # field → the roles that can carry it
     "reasoning_content": ("assistant",),
     "tool_calls": ("assistant",),
@@ -140,8 +140,8 @@ def _check(message: Any, where: str) -> None:
     if not isinstance(message, Mapping):
         raise ProtocolError(f"{where} = {message!r}: must be an object with a role")
     role = message.get("role")
-    if role not in _ROLES:
-        raise ProtocolError(f"{where}.role = {role!r}: must be one of {', '.join(_ROLES)}")
+    if role not in ROLES:
+        raise ProtocolError(f"{where}.role = {role!r}: must be one of {', '.join(ROLES)}")
     for field, roles in _ONLY.items():
         if message.get(field) is not None and role not in roles:
             raise ProtocolError(f"{where}.{field}: belongs to {' or '.join(roles)}, not to {role}")

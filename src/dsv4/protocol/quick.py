@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dsv4.protocol.encode import Message, encode_segments, put_task
+from dsv4.protocol.encode import encode_segments, put_task
 from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.segments import Segment, Wire
+from dsv4.protocol.turns import Message
 
 
 class Quick(NamedTuple):

@@ -62,7 +62,8 @@ class Dsv4:
             env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
             text=True,
         )
-        self._read()
+        while self._read() != "ready\n":  # whatever dsv4 says at start-up comes before
+            pass
 
     def run(self) -> float:
         """Tokens/s of one run."""

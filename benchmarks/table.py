@@ -1,6 +1,6 @@
 """Write the documents' figures from benchmarks/results and from the packaged model.
 
-python benchmarks/table.py            # rewrite the marked parts of README.md and docs/protocol.md
+python benchmarks/table.py            # rewrite the marked parts of the documents
 """
 
 from __future__ import annotations
@@ -55,6 +55,28 @@ def protocol() -> str:
     return "\n".join(lines)
 
 
+def llama_cpp() -> str:
+    """The tables of benchmarks/llama_cpp.py's last runs, one for each shape that was measured."""
+    lines = []
+    for file in sorted(RESULTS.glob("llama_cpp_*.json")):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        lines += [
+            f"Shape `{report['shape']}`, {report['machine']}; llama-bench `{report['llama.cpp']}`; "
+            "tokens/s and peak MiB, medians of alternating rounds (`benchmarks/llama_cpp.py`):",
+            "",
+            "| | dsv4 | llama.cpp | ratio | bound | dsv4 MiB | llama.cpp MiB |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in report["rows"]:
+            lines.append(
+                f"| {row['what']} | {row['dsv4']:,.0f} | {row['llama.cpp']:,.0f} "
+                f"| {row['ratio']:.2f} | {row['bound']:,.0f} | {row['dsv4 MiB']:,.0f} "
+                f"| {row['llama.cpp MiB']:,.0f} |"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
 def nano() -> str:
     """Size and training of the packaged model."""
     config = Config.load(packaged())
@@ -76,6 +98,7 @@ def main() -> None:
         ("README.md", "speed", speed),
         ("README.md", "nano", nano),
         ("docs/protocol.md", "protocol", protocol),
+        ("docs/llama_cpp.md", "llama.cpp", llama_cpp),
     )
     for file, name, make in parts:
         text = (ROOT / file).read_text(encoding="utf-8")

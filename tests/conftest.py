@@ -1,11 +1,20 @@
-"""Tiny models with random weights, on CUDA where there is one."""
+"""Tiny models with random weights, on CUDA where there is one; every test draws from one seed."""
 
 import pytest
 import torch
+from hypothesis import settings
 
 from dsv4 import Config, Transformer
 
 torch.set_num_threads(2)
+settings.register_profile("dsv4", deadline=None, max_examples=200, derandomize=True)
+settings.register_profile("fuzz", deadline=None, max_examples=40_000)
+settings.load_profile("dsv4")  # --hypothesis-profile=fuzz searches far
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

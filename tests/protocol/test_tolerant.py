@@ -90,6 +90,13 @@ WILD = {
         f"{OPEN}{INVOKE}{STRING}ls 2>&1\n{c.EOS}", "", FA, ["missing_end"],
     ),
     "an end tag without its <": (CALL.replace(f"1</{D}", f"1/{D}"), "", F, ["layout"]),
+    "tags without their >": (
+        CALL.replace(f"1</{D}parameter>", f"1</{D}parameter").replace("calls>", "calls") + c.EOS,
+        "", F, ["layout"] * 3,
+    ),
+    "a value's end tag without its >": (
+        f"{OPEN}{INVOKE}{STRING}ls 2>&1</{D}parameter{END_INVOKE}{CLOSE}", "", FA, ["layout"],
+    ),
     "ASCII bars": (CALL.replace(D, "|DSML|"), "", F, ["layout"] * 8),
     "double bars": (CALL.replace(f"<{D}invoke", "<｜｜DSML｜｜invoke"), "", F, ["layout"]),
     "a broken token": (CALL.replace(f"<{D}invoke", "<|DS\nML|invoke"), "", F, ["layout"]),
@@ -266,6 +273,15 @@ def lost(text, reasoning, content, calls):
     return Counter(MARKUP.sub("", text)) - Counter(out)
 
 
+def invented(text, reasoning, content, calls):
+    """Characters that came out more often than they went in; of arguments, names and strings."""
+    out = reasoning + content
+    for name, arguments in calls:
+        read = json.loads(arguments).items()
+        out += name + "".join(k + (v if isinstance(v, str) else "") for k, v in read)
+    return Counter(out) - Counter(text)
+
+
 SHREDS = [*c.CONTROL, OPEN, CLOSE, INVOKE, END_INVOKE, STRING, OTHER, END_VALUE, A, N, "<", "</"]
 SHREDS += [
     "|DSML|",
@@ -290,7 +306,7 @@ def test_any_text_is_read_and_cuts_do_not_matter(shreds, mode, data):
     text = "".join(shreds)
     tools = data.draw(st.sampled_from([None, TOOLS, []]))
     whole = read(text, mode, tools=tools)
-    assert not lost(text, *whole[:3])
+    assert not lost(text, *whole[:3]) and not invented(text, *whole[:3])
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
     assert read(text, mode, cuts, tools=tools) == whole
     assert read(text, mode, range(len(text)), tools=tools) == whole

@@ -118,8 +118,11 @@ def _tools(value: Any) -> list[Any]:
 
 
 def _json(source: str) -> Any:
+    text = _read(source)
+    if not text.strip():
+        raise ValueError(f"{source}: empty, must be JSON")
     try:
-        return json.loads(_read(source))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source}: not JSON: {error}") from error
 

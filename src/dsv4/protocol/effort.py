@@ -27,12 +27,12 @@ def resolve_effort(
     None: thinking, at the default effort; "none": no thinking. Raises ProtocolError for a word or
     revision that is not known.
     """
-    if revision not in EFFORT_PREFIXES:
+    if revision not in tuple(EFFORT_PREFIXES):
         raise ProtocolError(f"revision = {revision!r}: must be {' or '.join(EFFORT_PREFIXES)}")
     if word is None:
         return "thinking", None
     if word == "none":
         return "chat", None
-    if word not in _WORDS[revision]:
+    if word not in tuple(_WORDS[revision]):
         raise ProtocolError(f"effort = {word!r}: must be one of {', '.join(EFFORT_WORDS)}")
     return "thinking", _WORDS[revision][word]

@@ -10,8 +10,7 @@ encoding folder; report, section 5.1.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from dsv4.protocol.constants import (
@@ -31,9 +30,7 @@ from dsv4.protocol.constants import (
 )
 from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.segments import Segment, TextEncoder, Wire, to_ids
-
-ROLES = ("system", "user", "assistant", "tool", "developer", "latest_reminder")
-Message = Mapping[str, Any]
+from dsv4.protocol.turns import Message, Turn, content_text, last_user, order_results, turns_of
 
 
 def encode_messages(
@@ -88,124 +85,6 @@ def encode_ids(
     return to_ids(encode_segments(messages, thinking_mode, **options), tokenizer)
 
 
-# ---- turns: users and tools merged, results in the order of their calls -----------------------
-
-
-@dataclass
-class _Block:
-    """A part of a user turn: text, or the result of a tool call."""
-
-    text: str
-    result: bool = False
-    call_id: str | int = ""
-
-
-@dataclass
-class _Turn:
-    """A message, or several of users and tools that are one turn; `index` is the first one's."""
-
-    role: str
-    message: Message
-    index: int
-    blocks: list[_Block] = field(default_factory=list)
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "tool_calls": (list, tuple),
-    "tools": (list, tuple),
-    "task": (str,),
-    "reasoning_content": (str,),
-    "tool_call_id": (str, int),
-}
-
-
-def _check_shape(message: Any, where: str) -> None:
-    """What the code below relies on; `messages.validate` checks more."""
-    if not isinstance(message, Mapping):
-        raise ProtocolError(f"{where} = {message!r}: must be an object with a role")
-    if message.get("role") not in ROLES:
-        raise ProtocolError(
-            f"{where}.role = {message.get('role')!r}: must be one of {', '.join(ROLES)}"
-        )
-    for name, kinds in _KINDS.items():
-        if not isinstance(message.get(name), (*kinds, type(None))):
-            raise ProtocolError(
-                f"{where}.{name} = {message[name]!r}: must be a {kinds[0].__name__}"
-            )
-    content = message.get("content")
-    for number, part in enumerate(content if isinstance(content, list) else ()):
-        if not isinstance(part, Mapping) or not isinstance(part.get("text", ""), str):
-            raise ProtocolError(
-                f"{where}.content[{number}] = {part!r}: must be an object with a type and text"
-            )
-
-
-def _turns(messages: Sequence[Message]) -> list[_Turn]:
-    if isinstance(messages, str) or not isinstance(messages, Sequence):
-        raise ProtocolError(f"messages: must be a list, not {type(messages).__name__}")
-    turns: list[_Turn] = []
-    for index, message in enumerate(messages):
-        _check_shape(message, f"messages[{index}]")
-        role = message["role"]
-        if role not in ("user", "tool"):
-            turns.append(_Turn(role, message, index))
-            continue
-        open_turn = turns[-1] if turns and turns[-1].role == "user" else None
-        if role == "user" and open_turn and open_turn.message.get("task") is not None:
-            open_turn = None  # a task ends its turn for users, not for tools
-        if open_turn is None:
-            opener = {"task": message["task"]} if role == "user" and "task" in message else {}
-            open_turn = _Turn("user", opener, index)  # its other extras are lost, as in the release
-            turns.append(open_turn)
-        open_turn.blocks.append(_block(role, message, index))
-    return turns
-
-
-def _block(role: str, message: Message, index: int) -> _Block:
-    content = message.get("content", "")
-    if role == "tool":
-        return _Block(content_text(content), True, message.get("tool_call_id") or "")
-    if not isinstance(content, str | list):
-        raise ProtocolError(f"messages[{index}].content = {content!r}: must be text or parts")
-    return _Block(content_text(content))
-
-
-def content_text(content: Any) -> str:
-    """Text as it is; of a list of typed parts the text parts, joined by a blank line."""
-    if not isinstance(content, list):
-        return f"{content}"
-    return "\n\n".join(
-        part.get("text", "") if part.get("type") == "text" else f"[Unsupported {part.get('type')}]"
-        for part in content
-    )
-
-
-def _order_results(turns: Iterable[_Turn]) -> None:
-    """Tool results of a turn in the order of the preceding calls; other blocks keep their place."""
-    order: dict[str | int, int] = {}
-    for turn in turns:
-        calls = turn.message.get("tool_calls") if turn.role == "assistant" else None
-        if calls:
-            order = {name: place for place, name in enumerate(map(_call_id, calls)) if name}
-        results = [block for block in turn.blocks if block.result]
-        if len(results) > 1 and order:
-            ordered = iter(sorted(results, key=lambda block: order.get(block.call_id, 0)))
-            turn.blocks = [next(ordered) if block.result else block for block in turn.blocks]
-
-
-def _call_id(call: Any) -> str | int | None:
-    if not isinstance(call, Mapping):
-        return None
-    function = call.get("function")
-    name = call.get("id") or (function.get("id") if isinstance(function, Mapping) else None)
-    return name if isinstance(name, str | int) else None
-
-
-def _last_user(turns: Sequence[_Turn]) -> int:
-    found = (i for i in reversed(range(len(turns))) if turns[i].role in ("user", "developer"))
-    return next(found, -1)
-
-
 # ---- rendering --------------------------------------------------------------------------------
 
 
@@ -223,19 +102,19 @@ def _wire(
     if thinking_mode not in ("chat", "thinking"):
         raise ProtocolError(f"thinking_mode = {thinking_mode!r}: must be chat or thinking")
     thinking = thinking_mode == "thinking"
-    before, turns = _turns(context), _turns(messages)
-    _order_results(before)
+    before, turns = turns_of(context), turns_of(messages)
+    order_results(before)
     # the release orders the new results by the context as it was given
-    _order_results([*(_Turn(m["role"], m, 0) for m in context), *turns])
+    order_results([*(Turn(m["role"], m, 0, []) for m in context), *turns])
     every = [*before, *turns]
     drop = drop_thinking and not any(turn.message.get("tools") for turn in every)
     skip = len(before)
     if thinking and drop:
-        last = _last_user(every)
+        last = last_user(every)
         dropped = {i for i in range(last) if every[i].role == "developer"}
         skip -= sum(i < skip for i in dropped)
         every = [turn for i, turn in enumerate(every) if i not in dropped]
-    wire, last = Wire(), _last_user(every)
+    wire, last = Wire(), last_user(every)
     if not context and add_default_bos_token:
         wire.put(BOS)
     if not context and thinking and every:
@@ -255,21 +134,21 @@ def _wire(
 
 def effort_prefix(effort: str | None, revision: str = "2026-04") -> str:
     """What stands before the first message in thinking mode. Raises ProtocolError."""
-    if revision not in EFFORT_PREFIXES:
+    if revision not in tuple(EFFORT_PREFIXES):
         raise ProtocolError(f"revision = {revision!r}: must be {' or '.join(EFFORT_PREFIXES)}")
     prefixes = EFFORT_PREFIXES[revision]
-    if effort not in prefixes:
+    if effort not in tuple(prefixes):
         names = ", ".join(name or "None" for name in prefixes)
         raise ProtocolError(f"reasoning_effort = {effort!r}: revision {revision} has {names}")
     return prefixes[effort]
 
 
-def _put_system(wire: Wire, turn: _Turn) -> None:
+def _put_system(wire: Wire, turn: Turn) -> None:
     wire.say(content_text(turn.message.get("content") or ""))
     _put_extras(wire, turn)
 
 
-def _put_user(wire: Wire, turn: _Turn) -> None:
+def _put_user(wire: Wire, turn: Turn) -> None:
     wire.put(USER)
     for number, block in enumerate(turn.blocks):
         if number:
@@ -281,21 +160,21 @@ def _put_user(wire: Wire, turn: _Turn) -> None:
             wire.put("</tool_result>")
 
 
-def _put_developer(wire: Wire, turn: _Turn) -> None:
+def _put_developer(wire: Wire, turn: Turn) -> None:
     content = content_text(turn.message.get("content") or "")
     if not content:
-        raise ProtocolError(f"messages[{turn.index}].content: a developer message needs text")
+        raise ProtocolError(f"messages[{turn.first}].content: a developer message needs text")
     wire.put(USER)
     wire.say(content)
     _put_extras(wire, turn)
 
 
-def _put_reminder(wire: Wire, turn: _Turn) -> None:
+def _put_reminder(wire: Wire, turn: Turn) -> None:
     wire.put(LATEST_REMINDER)
     wire.say(content_text(turn.message.get("content")))
 
 
-_RENDER: dict[str, Callable[[Wire, _Turn], None]] = {
+_RENDER: dict[str, Callable[[Wire, Turn], None]] = {
     "system": _put_system,
     "user": _put_user,
     "developer": _put_developer,
@@ -303,26 +182,27 @@ _RENDER: dict[str, Callable[[Wire, _Turn], None]] = {
 }
 
 
-def _put_extras(wire: Wire, turn: _Turn) -> None:
+def _put_extras(wire: Wire, turn: Turn) -> None:
     """The tool preamble and the response format of a system or developer message."""
     tools = turn.message.get("tools")
     if tools:
         wire.put("\n\n" + TOOLS_BEGIN)
-        wire.say("\n".join(_schema(tool, turn.index, i) for i, tool in enumerate(tools)))
+        where = f"messages[{turn.first}].tools"
+        wire.say("\n".join(_schema(tool, f"{where}[{i}]") for i, tool in enumerate(tools)))
         wire.put(TOOLS_END)
     response_format = turn.message.get("response_format")
     if response_format:
         wire.put("\n\n" + RESPONSE_FORMAT)
-        wire.say(to_json(response_format))
+        wire.say(_json(response_format, f"messages[{turn.first}].response_format"))
 
 
-def _schema(tool: Any, index: int, number: int) -> str:
+def _schema(tool: Any, where: str) -> str:
     if not isinstance(tool, Mapping) or "function" not in tool:
-        raise ProtocolError(f'messages[{index}].tools[{number}]: has no "function"')
-    return to_json(tool["function"])
+        raise ProtocolError(f'{where}: has no "function"')
+    return _json(tool["function"], f"{where}.function")
 
 
-def _put_assistant(wire: Wire, turn: _Turn, reasons: bool) -> None:
+def _put_assistant(wire: Wire, turn: Turn, reasons: bool) -> None:
     message = turn.message
     if reasons:
         wire.say(message.get("reasoning_content") or "")
@@ -332,7 +212,7 @@ def _put_assistant(wire: Wire, turn: _Turn, reasons: bool) -> None:
     if calls:
         wire.put(f"\n\n<{DSML}tool_calls>\n")
         for number, call in enumerate(calls):
-            _put_call(wire, call, f"messages[{turn.index}].tool_calls[{number}]")
+            _put_call(wire, call, f"messages[{turn.first}].tool_calls[{number}]")
         wire.put(f"</{DSML}tool_calls>")
     if not message.get("wo_eos"):
         wire.put(EOS)
@@ -345,7 +225,7 @@ def _put_call(wire: Wire, call: Any, where: str) -> None:
     wire.put(f'<{DSML}invoke name="')
     wire.say(f"{function['name']}")
     wire.put('">\n')
-    arguments = call_arguments(function.get("arguments"))
+    arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
     if not arguments:
         wire.put("\n")
     for key, (value, string) in arguments.items():
@@ -357,7 +237,7 @@ def _put_call(wire: Wire, call: Any, where: str) -> None:
     wire.put(f"</{DSML}invoke>\n")
 
 
-def call_arguments(arguments: Any) -> dict[str, tuple[str, bool]]:
+def _arguments(arguments: Any, where: str) -> dict[str, tuple[str, bool]]:
     """name → (text of the value, is it a string). `arguments` is JSON text, or an object.
 
     Text that is not JSON goes whole under `arguments`, as a string; JSON that is no object goes
@@ -369,30 +249,33 @@ def call_arguments(arguments: Any) -> dict[str, tuple[str, bool]]:
         except (ValueError, RecursionError):
             return {"arguments": (arguments, True)}
     if not isinstance(arguments, Mapping):
-        return {"arguments": (to_json(arguments), False)}
+        return {"arguments": (_json(arguments, where), False)}
     return {
-        f"{key}": (value, True) if isinstance(value, str) else (to_json(value), False)
+        f"{key}": (value, True) if isinstance(value, str) else (_json(value, where), False)
         for key, value in arguments.items()
     }
 
 
-def to_json(value: Any) -> str:
+def _json(value: Any, where: str) -> str:
     """JSON as the protocol writes it: `, ` and `: `, non-ASCII kept."""
-    return json.dumps(value, ensure_ascii=False)
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"{where}: cannot be written as JSON: {error}") from error
 
 
-def _put_opening(wire: Wire, turn: _Turn, thinking: bool, reasons: bool) -> None:
+def _put_opening(wire: Wire, turn: Turn, thinking: bool, reasons: bool) -> None:
     """What opens the reply to a turn: a task's token, or the assistant's role."""
     task = turn.message.get("task")
     if task is not None:
-        put_task(wire, task, thinking, f"messages[{turn.index}].task")
+        put_task(wire, task, thinking, f"messages[{turn.first}].task")
     elif turn.role in ("user", "developer"):
         wire.put(ASSISTANT + (THINK if reasons else END_THINK))
 
 
 def put_task(wire: Wire, task: str, thinking: bool, where: str) -> None:
     """The token that asks for a quick instruction; an action is asked of the assistant."""
-    if task not in TASKS:
+    if task not in tuple(TASKS):
         raise ProtocolError(f"{where} = {task!r}: must be one of {', '.join(TASKS)}")
     if task == "action":
         wire.put(ASSISTANT + (THINK if thinking else END_THINK))

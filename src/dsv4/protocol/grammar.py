@@ -18,6 +18,7 @@ from dsv4.protocol.markup import BLOCK_END_TAG, BLOCK_TAG, INVOKE_END_TAG, PARAM
 from dsv4.protocol.messages import check_tools, properties_of
 
 Format = dict[str, Any]
+Functions = dict[int, Mapping[str, Any]]  # by their index among the tools
 _NO_VALUE = [DSML, EOS]  # what no value may contain
 _TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 
@@ -36,8 +37,7 @@ def reply_grammar(
     """
     if thinking_mode not in ("chat", "thinking"):
         raise ProtocolError(f"thinking_mode = {thinking_mode!r}: must be chat or thinking")
-    functions = check_tools(tools)
-    chosen, must = _choose(functions, tool_choice)
+    chosen, must = _choose(dict(enumerate(check_tools(tools))), tool_choice)
     text = {"type": "any_text", "excludes": list(CONTROL)}
     parts = [text, _const(END_THINK)] if thinking_mode == "thinking" else []
     if must:
@@ -49,15 +49,13 @@ def reply_grammar(
     return {"type": "structural_tag", "format": _sequence(parts)}
 
 
-def _choose(
-    functions: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any]
-) -> tuple[Sequence[Mapping[str, Any]], bool]:
+def _choose(functions: Functions, choice: str | Mapping[str, Any]) -> tuple[Functions, bool]:
     """The functions that may be called, and whether one must be."""
     if choice == "none":
-        return [], False
+        return {}, False
     if choice == "auto":
         return functions, False
-    names = [function["name"] for function in functions]
+    names = [function["name"] for function in functions.values()]
     if choice == "required":
         if not functions:
             raise ProtocolError("tool_choice = 'required': no tools were offered")
@@ -68,22 +66,25 @@ def _choose(
         raise ProtocolError(
             f"tool_choice = {choice!r}: must be none, auto, required, or name one of {names}"
         )
-    return [function for function in functions if function["name"] == name], True
+    return {i: function for i, function in functions.items() if function["name"] == name}, True
 
 
-def _block(functions: Sequence[Mapping[str, Any]], parallel: bool) -> Format:
-    call = _either([_call(function) for function in functions])
+def _block(functions: Functions, parallel: bool) -> Format:
+    call = _either([_call(function, f"tools[{i}]") for i, function in functions.items()])
     calls = {"type": "plus", "content": call} if parallel else call
     return _sequence([_const(f"\n\n{BLOCK_TAG}\n"), calls, _const(BLOCK_END_TAG)])
 
 
-def _call(function: Mapping[str, Any]) -> Format:
+def _call(function: Mapping[str, Any], where: str) -> Format:
     head = _const(f'<{DSML}invoke name="{function["name"]}">\n')
-    return _sequence([head, _parameters(function.get("parameters")), _const(f"{INVOKE_END_TAG}\n")])
+    try:
+        parameters = _parameters(function.get("parameters") or {})
+    except ProtocolError as error:
+        raise ProtocolError(f"{where}.function.parameters.{error}") from error
+    return _sequence([head, parameters, _const(f"{INVOKE_END_TAG}\n")])
 
 
-def _parameters(schema: Any) -> Format:
-    schema = schema if isinstance(schema, Mapping) else {}
+def _parameters(schema: Mapping[str, Any]) -> Format:
     properties = properties_of({"parameters": schema})
     if not properties and schema.get("additionalProperties") is not False and schema:
         anything = _sequence([_const(f'<{DSML}parameter name="'), _regex('[^"<>\\n]+'), _any()])
@@ -105,7 +106,13 @@ def _parameters(schema: Any) -> Format:
 
 
 def _parameter(key: str, schema: Any, definitions: Mapping[str, Any]) -> Format:
-    return _sequence([_const(f'<{DSML}parameter name="{key}'), _value(schema, definitions)])
+    if '"' in key:
+        raise ProtocolError(f"properties: {key!r}: a name cannot hold a quote")
+    try:
+        value = _value(schema, definitions)
+    except ProtocolError as error:
+        raise ProtocolError(f"properties.{key}.{error}") from error
+    return _sequence([_const(f'<{DSML}parameter name="{key}'), value])
 
 
 def _value(schema: Any, definitions: Mapping[str, Any]) -> Format:
@@ -135,28 +142,39 @@ def _value(schema: Any, definitions: Mapping[str, Any]) -> Format:
 def _sequence_of(schema: Mapping[str, Any], key: str) -> Sequence[Any]:
     value = schema.get(key) or ()
     if not isinstance(value, list | tuple):
-        raise ProtocolError(f"a tool's schema has {key} = {value!r}: must be a list")
+        raise ProtocolError(f"{key} = {value!r}: must be a list")
     return value
 
 
-def _types(schema: Any, definitions: Mapping[str, Any]) -> list[str]:
-    """The JSON types that a schema allows, as far as it says."""
+def _types(schema: Any, definitions: Mapping[str, Any], seen: tuple[str, ...] = ()) -> list[str]:
+    """The JSON types that a schema allows, as far as it says. `seen`: the references on the way."""
     if not isinstance(schema, Mapping):
         return list(_TYPES)
     if "type" in schema:
         given = schema["type"]
-        return [given] if isinstance(given, str) else [*_sequence_of(schema, "type")]
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        _, group, name = ("/" + reference.removeprefix("#/")).rsplit("/", 2)
-        found = definitions.get(group.strip("/"), {}).get(name, {})
-        return list(_TYPES) if found == schema else _types(found, definitions)
+        types = [given] if isinstance(given, str) else [*_sequence_of(schema, "type")]
+        if not types or any(name not in _TYPES for name in types):
+            raise ProtocolError(f"type = {given!r}: must be of {', '.join(_TYPES)}")
+        return types
+    if "$ref" in schema:
+        reference = schema["$ref"]
+        if reference in seen:
+            return list(_TYPES)
+        return _types(_definition(reference, definitions), definitions, (*seen, reference))
     for key in ("anyOf", "oneOf"):
         if key in schema:
             parts = _sequence_of(schema, key)
-            types = {name for part in parts for name in _types(part, definitions)}
-            return [name for name in _TYPES if name in types]
+            allowed = {name for part in parts for name in _types(part, definitions, seen)}
+            return [name for name in _TYPES if name in allowed]
     return list(_TYPES)
+
+
+def _definition(reference: Any, definitions: Mapping[str, Any]) -> Any:
+    """What `#/$defs/NAME` or `#/definitions/NAME` stands for."""
+    path = reference.split("/") if isinstance(reference, str) else []
+    if len(path) == 3 and path[0] == "#" and path[2] in definitions.get(path[1], {}):
+        return definitions[path[1]][path[2]]
+    raise ProtocolError(f"$ref = {reference!r}: must name a schema in $defs or definitions")
 
 
 def _without_string(

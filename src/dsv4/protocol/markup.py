@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
@@ -30,12 +31,19 @@ def literal(word: str) -> str:
 
 
 class Markers:
-    """Finds the first of some words; group 1 is None where the text ends inside the word."""
+    """Finds the first of some words; group 1 is None where the text ends inside the word.
+
+    The pattern is compiled when it is first used: an import should cost nothing.
+    """
 
     def __init__(self, *words: str):
-        whole = "|".join(map(re.escape, words))
-        self.pattern = re.compile(f"({whole})|{'|'.join(map(literal, words))}")
-        self.search, self.match = self.pattern.search, self.pattern.match
+        self._words = words
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Of the words and their beginnings."""
+        whole = "|".join(map(re.escape, self._words))
+        return re.compile(f"({whole})|{'|'.join(map(literal, self._words))}")
 
 
 # ---- tags as models really write them ---------------------------------------------------------
@@ -48,7 +56,7 @@ LOOSE_TAG = growing(
     _GAP + r"[｜|]{0,2}+" + _GAP,
     r"(?P<name>[a-z_]{1,16}+)",
     r"""(?P<attributes>(?:[\s=A-Za-z_]|"[^"]*+"|'[^']*+')*+)""",
-    r"""(?:(?P<tag>>)|"[^"]*+\Z|'[^']*+\Z)""",
+    r"""(?:(?P<tag>>|(?=<))|"[^"]*+\Z|'[^']*+\Z)""",
 )
 LONGEST_TAG = 1024
 _NAMES = {

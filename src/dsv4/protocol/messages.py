@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from dsv4.protocol.constants import TASKS
 from dsv4.protocol.errors import ProtocolError
+from dsv4.protocol.turns import ROLES
 
 Task = Literal["action", "query", "authority", "domain", "title", "read_url"]
 
@@ -99,7 +100,6 @@ class ReminderMessage(TypedDict):
 
 Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage | ReminderMessage
 
-_ROLES = ("system", "user", "assistant", "tool", "developer", "latest_reminder")
 _ONLY = {  # field → the roles that can carry it
     "reasoning_content": ("assistant",),
     "tool_calls": ("assistant",),
@@ -140,8 +140,8 @@ def _check(message: Any, where: str) -> None:
     if not isinstance(message, Mapping):
         raise ProtocolError(f"{where} = {message!r}: must be an object with a role")
     role = message.get("role")
-    if role not in _ROLES:
-        raise ProtocolError(f"{where}.role = {role!r}: must be one of {', '.join(_ROLES)}")
+    if role not in ROLES:
+        raise ProtocolError(f"{where}.role = {role!r}: must be one of {', '.join(ROLES)}")
     for field, roles in _ONLY.items():
         if message.get(field) is not None and role not in roles:
             raise ProtocolError(f"{where}.{field}: belongs to {' or '.join(roles)}, not to {role}")
@@ -159,7 +159,7 @@ def _check(message: Any, where: str) -> None:
     for number, call in enumerate(_list(message, "tool_calls", where)):
         _check_call(call, f"{where}.tool_calls[{number}]")
     for number, tool in enumerate(_list(message, "tools", where)):
-        _check_function(tool, f"{where}.tools[{number}]")
+        _check_tool(tool, f"{where}.tools[{number}]")
 
 
 def _check_content(content: Any, where: str) -> None:
@@ -204,6 +204,14 @@ def _check_function(value: Any, where: str) -> Mapping[str, Any]:
     return function
 
 
+def _check_tool(tool: Any, where: str) -> Mapping[str, Any]:
+    function = _check_function(tool, where)
+    schema = function.get("parameters")
+    if not isinstance(schema, Mapping | None):
+        raise ProtocolError(f"{where}.function.parameters = {schema!r}: must be a JSON schema")
+    return function
+
+
 # ---- from the forms that clients send ----------------------------------------------------------
 
 
@@ -236,7 +244,7 @@ def from_openai(
 
 def check_tools(tools: Any) -> list[Mapping[str, Any]]:
     """The functions of OpenAI's tools. Raises ProtocolError."""
-    return [_check_function(tool, f"tools[{i}]") for i, tool in enumerate(_items(tools, "tools"))]
+    return [_check_tool(tool, f"tools[{i}]") for i, tool in enumerate(_items(tools, "tools"))]
 
 
 def properties_of(function: Mapping[str, Any]) -> Mapping[str, Any]:

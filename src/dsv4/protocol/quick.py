@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dsv4.protocol.encode import Message, encode_segments, put_task
+from dsv4.protocol.encode import encode_segments, put_task
 from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.segments import Segment, Wire
+from dsv4.protocol.turns import Message
 
 
 class Quick(NamedTuple):
@@ -43,10 +44,10 @@ def quick_instruction(
     task. Raises ProtocolError.
     """
     asks = continuation(task, thinking_mode)
-    role = messages[-1].get("role") if messages else None
+    whole = encode_segments(messages, thinking_mode, **options)
+    role = messages[-1]["role"] if messages else None
     if (role == "assistant") != (task == "title") or role in (None, "system", "latest_reminder"):
         wanted = "an assistant's message" if task == "title" else "what a user said"
         raise ProtocolError(f"task = {task!r}: must follow {wanted}, not role = {role!r}")
-    whole = encode_segments(messages, thinking_mode, **options)
     opening = 0 if task == "title" else 2  # the role's token and <think> or </think>
     return Quick(whole[: len(whole) - opening], asks)

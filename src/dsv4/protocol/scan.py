@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from dsv4.protocol.constants import CONTROL, EOS
 from dsv4.protocol.markup import LONGEST_TAG, LOOSE_TAG, Item, literal, tag_of
 
 
+@cache  # compiled when first used: an import should cost nothing
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     whole = "|".join(map(re.escape, words))
     return re.compile(f"{LOOSE_TAG}|(?P<token>{whole})|{'|'.join(map(literal, words))}")
 
 
-_IN_TEXT, _IN_VALUE = _pattern(CONTROL), _pattern((EOS,))
 BEGINS = re.compile(r"[</｜|\n]")  # without these a text holds nothing back
 
 
@@ -29,6 +30,7 @@ class Scanner:
         self.held = ""
         self.offset = 0  # of the step's text in the whole
         self.in_value = False
+        self._in_text, self._in_value = _pattern(CONTROL), _pattern((EOS,))
 
     def push(self, text: str, last: bool = False) -> Iterator[tuple[str, Item]]:
         """The steps that are certain after `text`; all that remain if it is the `last`."""
@@ -36,7 +38,7 @@ class Scanner:
         skip = 0  # what only looked like a tag up to here is text
         while self.held:
             held = self.held
-            found = (_IN_VALUE if self.in_value else _IN_TEXT).search(held, skip)
+            found = (self._in_value if self.in_value else self._in_text).search(held, skip)
             item = self._item(found, last) if found else None
             if found is None or (item is None and not last and self._may_grow(found)):
                 yield from self._certain(held[: found.start()] if found else held, last)
@@ -51,10 +53,10 @@ class Scanner:
     def _item(self, found: re.Match[str], last: bool) -> Item:
         if found["token"] and self.in_value:  # the end of a sentence has nothing after it
             return EOS if last and found.end() == len(self.held) else None
-        return found["token"] or (tag_of(found) if found["tag"] else None)
+        return found["token"] or (tag_of(found) if found["tag"] is not None else None)
 
     def _may_grow(self, found: re.Match[str]) -> bool:
-        if found.end() < len(self.held) or found["tag"]:
+        if found.end() < len(self.held) or found["tag"] is not None:
             return False
         return found.end() - found.start() <= LONGEST_TAG
 

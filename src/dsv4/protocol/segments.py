@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple, Protocol
 
 from dsv4.protocol.constants import CONTROL_RE
+from dsv4.protocol.errors import ProtocolError
 
 
 class Segment(NamedTuple):
@@ -75,8 +76,20 @@ def _joined(plain: list[str]) -> list[Segment]:
 
 
 def to_ids(segments: Iterable[Segment], tokenizer: TextEncoder) -> list[int]:
-    """Ids of segments: special ids come from control segments alone."""
+    """Ids of segments: special ids come from control segments alone.
+
+    Raises ProtocolError for half of a surrogate pair, which JSON can spell and no tokenizer takes.
+    """
     ids: list[int] = []
     for text, control in segments:
-        ids += [tokenizer.token_id(text)] if control else tokenizer.encode(text)
+        ids += [tokenizer.token_id(text)] if control else tokenizer.encode(_unicode(text))
     return ids
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end]
+        raise ProtocolError(f"{around!r} ends in half of a character: repair the text") from error
+    return text

@@ -82,7 +82,7 @@ class StrictReader:
 
     def _read_text(self) -> bool:
         held = self._held
-        found = self._markers.search(held)
+        found = self._markers.pattern.search(held)
         cut = found.start() if found else len(held)
         if cut:
             self._new.append(self._kind(held[:cut]))
@@ -124,7 +124,7 @@ class StrictReader:
         return bool(found)
 
     def _read_name(self) -> bool:
-        found = _INSIDE.search(self._held)
+        found = _INSIDE.pattern.search(self._held)
         if found is None or found.group(1) is None:
             self._bound_head()
             return False
@@ -171,7 +171,7 @@ class StrictReader:
     def _read_value(self) -> bool:
         assert self._call is not None
         held = self._held
-        found = _VALUE.search(held)
+        found = _VALUE.pattern.search(held)
         cut = found.start() if found else len(held)
         if cut:
             self._call.piece(held[:cut])
@@ -199,7 +199,7 @@ class StrictReader:
             raise ProtocolError(f"a tag must end in '>' and a line end: {text[:60]!r}")
         if len(text) <= len(gap):
             return ""
-        found = markers.match(text, len(gap))
+        found = markers.pattern.match(text, len(gap))
         if found is None:
             raise ProtocolError(f"unexpected text among tool calls: {text[len(gap) :][:60]!r}")
         if found.group(1) is None:

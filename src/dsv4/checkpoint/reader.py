@@ -150,6 +150,12 @@ class Checkpoint:
         self._check_experts(name, data)
         return data
 
+    def read_stored(self, name: str) -> Tensor:
+        """The tensor `name` (a weight's packed bytes, a scale) as the file holds it, unchecked: a
+        view of the mapped file, whose pages are read when they are used. For reading only.
+        """
+        return self._data(name)
+
     def in_shard_order(self, names: Iterable[str]) -> list[str]:
         """`names` ordered by the shard that holds them, so that each is opened once."""
         return sorted(names, key=lambda name: self._stored(name).file)

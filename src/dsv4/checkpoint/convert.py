@@ -40,7 +40,7 @@ from dsv4.checkpoint.forms import target_config
 from dsv4.checkpoint.layout import TensorSpec, WeightSpec, layout, shard_file, weights
 from dsv4.checkpoint.reader import Checkpoint, CheckpointError
 from dsv4.checkpoint.recode import RoundingError, recode
-from dsv4.checkpoint.shards import Shard, ShardWriter, by_file, cut
+from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file, cut
 from dsv4.config import Config
 
 PLAN_FILE, DONE_FILE, LOCK_FILE = "plan.json", "done.json", "lock"
@@ -75,10 +75,10 @@ class Plan:
         return weights(self.config)
 
     @cached_property
-    def shards(self) -> dict[str, Shard]:
+    def shards(self) -> dict[str, ShardLayout]:
         """File name → its layout."""
         files = by_file(self.tensors)
-        return {shard_file(n, len(files)): Shard(held) for n, held in enumerate(files)}
+        return {shard_file(n, len(files)): ShardLayout(held) for n, held in enumerate(files)}
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for an unfinished conversion to go on, as JSON gives it back."""
@@ -222,7 +222,7 @@ def _write_shards(plan: Plan, workspace: Path, done: Conversion, allow_rounding:
 
 
 def _write_shard(
-    plan: Plan, file: Path, shard: Shard, allow_rounding: bool, advance: Advance
+    plan: Plan, file: Path, shard: ShardLayout, allow_rounding: bool, advance: Advance
 ) -> tuple[str, Counter[str]]:
     """Recode the weights of one shard; its digest and the blocks that were rounded, by kind."""
     rounded: Counter[str] = Counter()

@@ -29,7 +29,7 @@ from dsv4.checkpoint.folder import (
 from dsv4.checkpoint.layout import WeightSpec, layout, shard_file, weights
 from dsv4.checkpoint.reader import Checkpoint, Differences, MismatchError
 from dsv4.checkpoint.recode import encode
-from dsv4.checkpoint.shards import Shard, ShardWriter, by_file
+from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file
 from dsv4.config import Config
 
 STACKED = re.compile(r"(?P<experts>.*\.ffn\.experts)\.(?P<matrix>w[123])")
@@ -124,7 +124,7 @@ def _write_shards(
     specs, tensors = weights(config), layout(config)
     shards = by_file(tensors)
     for number, held in enumerate(shards):
-        with ShardWriter(folder / shard_file(number, len(shards)), Shard(held)) as writer:
+        with ShardWriter(folder / shard_file(number, len(shards)), ShardLayout(held)) as writer:
             for name in (name for name in held if name in specs):
                 for stored, tensor in encode(name, values[name], specs[name], config).items():
                     writer.write(stored, tensor)

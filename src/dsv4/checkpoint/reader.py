@@ -150,9 +150,9 @@ class Checkpoint:
         self._check_experts(name, data)
         return data
 
-    def read_stored(self, name: str) -> Tensor:
-        """The tensor `name` (a weight's packed bytes, a scale) as the file holds it, unchecked: a
-        view of the mapped file, whose pages are read when they are used. For reading only.
+    def view(self, name: str) -> Tensor:
+        """The stored bytes of `name`, in the dtype and shape of the file, as a view of the mapped
+        file; only one shard is kept open here.
         """
         return self._data(name)
 

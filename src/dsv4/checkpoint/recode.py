@@ -89,7 +89,7 @@ def recode(checkpoint: Checkpoint, name: str, spec: WeightSpec, config: Config) 
     if copied is not None:
         return Recoded(copied, torch.zeros(1, 1, dtype=torch.bool), unit)
     if checkpoint.tensors[name].dtype == "I8" and dtype is torch.float8_e4m3fn:
-        scale = _cast(checkpoint.read_stored(scale_name(name)), torch.float8_e8m0fnu)
+        scale = _cast(checkpoint.view(scale_name(name)), torch.float8_e8m0fnu)
         if scale is not None:
             return _reblocked(checkpoint, name, scale, scale_dtype(config, spec.role))
     value = checkpoint.read_tensor(name)  # float32
@@ -103,12 +103,12 @@ def recode(checkpoint: Checkpoint, name: str, spec: WeightSpec, config: Config) 
 
 def _copied(checkpoint: Checkpoint, name: str, spec: WeightSpec, config: Config) -> Tensors | None:
     """The stored bytes, if they have the wanted form; scales may change their dtype exactly."""
-    stored = checkpoint.read_stored(name)
+    stored = checkpoint.view(name)
     if stored.dtype is not stored_dtype(config, spec.role):
         return None
     if stored.dtype not in BLOCKS:
         return {name: stored}
-    scale = _cast(checkpoint.read_stored(scale_name(name)), scale_dtype(config, spec.role))
+    scale = _cast(checkpoint.view(scale_name(name)), scale_dtype(config, spec.role))
     return None if scale is None else {name: stored, scale_name(name): scale}
 
 
@@ -122,7 +122,7 @@ def _cast(scale: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 def _reblocked(checkpoint: Checkpoint, name: str, scale: Tensor, scales: torch.dtype) -> Recoded:
     """FP4 → FP8: blocks that fit are folded, the others rounded from their float32 values."""
-    packed = checkpoint.read_stored(name)
+    packed = checkpoint.view(name)
     try:
         weight, folded, fits = fold(packed, scale, name)
     except ValueError as error:

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from dsv4.checkpoint.layout import TensorSpec, layout
 from dsv4.checkpoint.reader import CheckpointError
-from dsv4.checkpoint.shards import Shard, ShardWriter, by_file, cut
+from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file, cut
 
 from .conftest import tiny
 
@@ -28,7 +28,7 @@ def specs(tensors=TENSORS):
 @pytest.mark.parametrize("order", [1, -1])
 def test_bytes_are_those_of_the_library(tmp_path, order):
     save_file(TENSORS, tmp_path / "want", metadata={"format": "pt"})
-    shard = Shard(specs())
+    shard = ShardLayout(specs())
     with ShardWriter(tmp_path / "got", shard) as writer:
         for name in list(TENSORS)[::order]:
             writer.write(name, TENSORS[name])
@@ -41,7 +41,7 @@ def test_bytes_are_those_of_the_library(tmp_path, order):
 def test_views_are_written_as_they_look(tmp_path):
     wide = torch.arange(24.0).view(4, 6)
     tensors = {"t": wide.T, "s": wide[1:3, ::2]}
-    with ShardWriter(tmp_path / "got", Shard(specs(tensors))) as writer:
+    with ShardWriter(tmp_path / "got", ShardLayout(specs(tensors))) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor)
     for name, tensor in load_file(tmp_path / "got").items():
@@ -49,7 +49,7 @@ def test_views_are_written_as_they_look(tmp_path):
 
 
 def test_digest_sees_every_byte(tmp_path):
-    file, shard = tmp_path / "f", Shard(specs())
+    file, shard = tmp_path / "f", ShardLayout(specs())
     with ShardWriter(file, shard) as writer:
         for name, tensor in TENSORS.items():
             writer.write(name, tensor)
@@ -64,7 +64,7 @@ def test_digest_sees_every_byte(tmp_path):
 
 
 def test_bytes_that_changed_on_the_way_are_an_error(tmp_path):
-    writer = ShardWriter(tmp_path / "f", Shard(specs()))
+    writer = ShardWriter(tmp_path / "f", ShardLayout(specs()))
     with pytest.raises(CheckpointError, match=r"f\.part reads back other bytes"), writer:
         for name, tensor in TENSORS.items():
             writer.write(name, tensor)

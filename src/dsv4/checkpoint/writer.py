@@ -27,7 +27,7 @@ ORDER = {dtype: place for place, dtype in enumerate(DTYPE_NAMES)}
 PIECE = 1 << 22  # bytes in memory while a file is read back
 
 
-class Shard:
+class ShardLayout:
     """The layout of one file: header, place of each tensor [start, end) from the file's start."""
 
     def __init__(self, tensors: Mapping[str, TensorSpec]):
@@ -77,7 +77,7 @@ class Shard:
 
 
 class ShardWriter:
-    """Writes one `Shard` in any order of its tensors; use it as a context.
+    """Writes one `ShardLayout` in any order of its tensors; use it as a context.
 
     Leaving it without an error reads the file back, compares it with what was given to `write`,
     and moves it from `file.part` to `file`; `digest` is then set. Nothing but `file.part` is left
@@ -85,7 +85,7 @@ class ShardWriter:
     Raises: CheckpointError if what is read back differs.
     """
 
-    def __init__(self, file: Path, shard: Shard):
+    def __init__(self, file: Path, shard: ShardLayout):
         self.file, self.shard = file, shard
         self.part = file.with_name(file.name + ".part")
         self.digest = ""

@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from dsv4.checkpoint.layout import DENSE_MODULES, Role, scale_name, weights
+from dsv4.checkpoint.layout import (
+    DENSE_MODULES,
+    DTYPE_NAMES,
+    Role,
+    scale_name,
+    stored_dtype,
+    weights,
+)
 from dsv4.checkpoint.reader import Checkpoint, CheckpointError
 from dsv4.config import QUANTIZATION, Config
 
@@ -49,15 +56,22 @@ def target_config(checkpoint: Checkpoint, experts: str | None, dense: str | None
                 f"asked for: name {option} {' or '.join(known)}"
             )
     quantization: dict[str, Any] = dict(config.quantization_config or QUANTIZATION)
-    quantization.pop("modules_to_not_convert", None)
+    named = quantization.pop("modules_to_not_convert", None) or ()
+    unconverted = [module for module in named if module not in DENSE_MODULES]
+    unconverted += DENSE_MODULES if dense == "bf16" else ()
+    if unconverted:
+        quantization["modules_to_not_convert"] = unconverted
     quantization.pop("scale_fmt", None)
     if not _float_scales(checkpoint):
         quantization["scale_fmt"] = QUANTIZATION["scale_fmt"]
-    if dense == "bf16":
-        quantization["modules_to_not_convert"] = list(DENSE_MODULES)
     return config.replace(
         quantization_config=quantization, expert_dtype=experts, torch_dtype="bfloat16"
     )
+
+
+def form_of(config: Config, role: Role) -> str:
+    """fp4, fp8, bf16 or f32: the form in which a checkpoint of `config` holds weights of a role."""
+    return FORMS[DTYPE_NAMES[stored_dtype(config, role)]]
 
 
 def _stored(checkpoint: Checkpoint, role: Role) -> Counter[str]:

@@ -86,8 +86,11 @@ def parse_size(text: str) -> int:
 
 
 def _print(out: Path, done: Conversion) -> None:
-    quantized = done.config.quantization_config is not None
-    form = f"experts {done.config.expert_dtype}" if quantized else f"all {done.config.torch_dtype}"
+    from dsv4.checkpoint.forms import form_of
+    from dsv4.checkpoint.layout import Role
+
+    experts, dense = (form_of(done.config, role) for role in (Role.EXPERT, Role.DENSE))
+    form = f"experts {experts}, dense {dense}"
     typer.echo(f"{out}: {form}, {done.shards} shards, {done.nbytes:,} bytes")
     if done.rounded:
         counts = ", ".join(f"{count:,} {unit}" for unit, count in sorted(done.rounded.items()))

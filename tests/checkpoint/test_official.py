@@ -202,8 +202,8 @@ def test_interrupted_write_leaves_the_old_one(folder, model, monkeypatch, stop, 
         return real(*args, **kwargs)
 
     if at == "shard":
-        real = official.save_file
-        monkeypatch.setattr(official, "save_file", interrupted)
+        real = official.ShardWriter
+        monkeypatch.setattr(official, "ShardWriter", interrupted)
     else:
         real = official.Path.rename
         monkeypatch.setattr(official.Path, "rename", interrupted)

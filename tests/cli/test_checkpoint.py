@@ -39,10 +39,10 @@ def run(*words) -> str:
     return result.stdout
 
 
-def fails(*words) -> str:
+def fails(*words, code=2) -> str:
     """The one line that a wrong call leaves on stderr."""
     result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 2 and not result.stdout, result.output
+    assert result.exit_code == code and not result.stdout, result.output
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
     return result.stderr
 

@@ -127,3 +127,43 @@ def test_rejected_by_name():
         weight[1, 63] = bad
         with pytest.raises(ValueError, match="w1 holds NaN or infinity"):
             fp4.quantize(weight, "w1")
+
+
+def test_every_scale_byte_is_its_power_of_two():
+    packed = torch.full((1, 16 * 253), 0x22, dtype=torch.int8)  # twice the code of 1
+    scale = torch.arange(253, dtype=torch.uint8).view(1, -1).view(torch.float8_e8m0fnu)
+    got = fp4.dequantize(packed, scale).double()[0, ::32].tolist()
+    assert got == [2.0 ** (byte - 127) for byte in range(253)]
+
+
+@pytest.mark.parametrize("code", range(16))
+def test_smallest_and_largest_scale_are_exact(code):
+    packed = torch.full((1, 16), code | code << 4).to(torch.uint8).view(torch.int8)
+    for byte in (0, 124, 254):
+        scale = torch.full((1, 1), byte, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+        want = e2m1_value(code) * 2.0 ** (byte - 127)
+        if abs(want) > float(np.finfo(np.float32).max):
+            with pytest.raises(ValueError, match="w1 holds NaN or infinity"):
+                fp4.dequantize(packed, scale, name="w1")
+        else:
+            assert set(fp4.dequantize(packed, scale).double().flatten().tolist()) == {want}
+
+
+def test_nan_scale_byte_and_infinities_are_rejected():
+    packed, scale = fp4.quantize(torch.ones(2, 64))
+    not_a_number = torch.full((2, 2), 255, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    with pytest.raises(ValueError, match="scale of w1 holds NaN"):
+        fp4.dequantize(packed, not_a_number, name="w1")
+    with pytest.raises(ValueError, match="scale of w1 holds NaN or infinity"):
+        fp4.dequantize(packed, scale.float() * torch.inf, name="w1")
+    with pytest.raises(ValueError, match="scale of w1 holds 0: must be positive"):
+        fp4.dequantize(packed, scale.float() * 0, name="w1")
+    with pytest.raises(ValueError, match="w1 holds NaN or infinity"):
+        fp4.quantize(torch.full((1, 32), -torch.inf), "w1")
+
+
+def test_largest_float32_and_all_zero_neighbour():
+    weight = np.zeros((2, 64), np.float32)
+    weight[1, 40] = -np.finfo(np.float32).max
+    weight[1, 41] = 2.0**126
+    assert_as_expected(weight)

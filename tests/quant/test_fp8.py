@@ -151,3 +151,37 @@ def test_bad_codes_scales_and_shapes_are_rejected_by_name():
             fp8.dequantize(codes, bad, name="wkv")
     with pytest.raises(ValueError, match=r"wkv has shape \[4\]: FP8 blocks need a matrix"):
         fp8.quantize(torch.ones(4), "wkv")
+
+
+def test_nan_scale_byte_and_overflow_are_rejected():
+    codes, scale = fp8.quantize(torch.ones(3, 130))
+    not_a_number = torch.full((1, 2), 255, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    with pytest.raises(ValueError, match="scale of wkv holds NaN"):
+        fp8.dequantize(codes, not_a_number, name="wkv")
+    largest = torch.full((1, 2), 254, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    with pytest.raises(ValueError, match="wkv holds NaN or infinity"):
+        fp8.dequantize(codes, largest, name="wkv")  # 256 · 2^127 is no float32
+    with pytest.raises(ValueError, match="scale of wkv holds NaN or infinity"):
+        fp8.dequantize(codes, scale.float() * torch.inf, name="wkv")
+
+
+def test_subnormal_codes():
+    """Below 2^-6 · scale steps are 2^-9: rounded to even there, to zero at half a step."""
+    steps = np.array([0.25, 0.5, 0.75, 1, 1.5, 2.5, 3.5, 7.25, 7.5]) * 2.0**-9
+    assert_as_expected(np.concatenate([[448.0], steps, -steps]).astype(np.float32)[None])
+    codes, _ = fp8.quantize(torch.tensor([[448.0, 2.0**-10, 3 * 2.0**-10]]))
+    assert codes.view(torch.uint8)[0, 1:].tolist() == [0, 2]
+
+
+def test_smallest_scale_times_smallest_code_is_exact():
+    tiny = torch.zeros(1, 1, dtype=torch.uint8).view(torch.float8_e8m0fnu)  # 2^-127
+    codes = torch.arange(1, 127, dtype=torch.uint8).view(1, -1).view(torch.float8_e4m3fn)
+    got = fp8.dequantize(codes, tiny).double().tolist()
+    assert got == [[value * 2.0**-127 for value in POSITIVE[1:]]]
+
+
+def test_largest_float32_and_all_zero_neighbour():
+    largest = float(np.finfo(np.float32).max)
+    weight = np.zeros((2, 256), np.float32)
+    weight[0, 128] = -largest
+    assert_as_expected(weight)

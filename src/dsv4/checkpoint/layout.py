@@ -8,16 +8,20 @@ config decide the dtype:
     PLAIN     BF16                                  torch_dtype
     FLOAT32   F32                                   F32
     INDEX     I64                                   I64
-    DENSE     FP8 block                             torch_dtype
+    DENSE     FP8 block; BF16, if named (below)     torch_dtype
     EXPERT    expert_dtype: FP4 or FP8 block, BF16  torch_dtype
+
+Dense linears stay BF16 beside quantised experts where `quantization_config.modules_to_not_convert`
+names DENSE_MODULES.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 
@@ -27,14 +31,19 @@ from dsv4.quant import fp4, fp8
 Shape = tuple[int, ...]
 
 
-DTYPE_NAMES = {  # as a safetensors header calls them
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e8m0fnu: "F8_E8M0",
+DTYPE_NAMES = {  # as a safetensors header calls them, in the order in which a file holds them
     torch.int64: "I64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.float8_e4m3fn: "F8_E4M3",
     torch.int8: "I8",
 }
+DENSE_MODULES = (
+    *(f"attn.{name}" for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "indexer.wq_b")),
+    *(f"ffn.shared_experts.{name}" for name in ("w1", "w2", "w3")),
+    *("e_proj", "h_proj"),
+)
 
 
 class Role(Enum):
@@ -137,7 +146,7 @@ def stored_dtype(config: Config, role: Role) -> torch.dtype:
     if list(block) != [fp8.BLOCK, fp8.BLOCK]:
         raise ConfigError(f"quantization_config.weight_block_size = {block}: must be [128, 128]")
     if role is Role.DENSE:
-        return torch.float8_e4m3fn
+        return _dense_dtype(config.quantization_config)
     if role is Role.EXPERT:
         packed = {"fp4": torch.int8, "fp8": torch.float8_e4m3fn}
         return packed.get(config.expert_dtype or "bf16", torch.bfloat16)
@@ -145,10 +154,14 @@ def stored_dtype(config: Config, role: Role) -> torch.dtype:
 
 
 def scale_dtype(config: Config, role: Role) -> torch.dtype:
-    """E8M0, except where the Base releases have F32: FP8 experts, and without `scale_fmt` all."""
+    """E8M0, except where the Base releases have F32: FP8 experts, and without `scale_fmt` all FP8.
+
+    FP4 scales are E8M0 always.
+    """
+    if role is Role.EXPERT:
+        return torch.float32 if config.expert_dtype == "fp8" else torch.float8_e8m0fnu
     exponents = (config.quantization_config or {}).get("scale_fmt") == "ue8m0"
-    base = role is Role.EXPERT and config.expert_dtype == "fp8"
-    return torch.float8_e8m0fnu if exponents and not base else torch.float32
+    return torch.float8_e8m0fnu if exponents else torch.float32
 
 
 def stored_shape(shape: Shape, dtype: torch.dtype) -> Shape:
@@ -163,6 +176,18 @@ def scale_shape(shape: Shape, dtype: torch.dtype) -> Shape | None:
     if dtype is torch.float8_e4m3fn:
         return tuple(math.ceil(size / fp8.BLOCK) for size in shape)
     return None
+
+
+def _dense_dtype(quantization: Mapping[str, Any]) -> torch.dtype:
+    """BF16 if all dense linears are named as not converted, FP8 if none is."""
+    named = set(quantization.get("modules_to_not_convert") or ())
+    missing = [module for module in DENSE_MODULES if module not in named]
+    if missing and len(missing) < len(DENSE_MODULES):
+        raise ConfigError(
+            "quantization_config.modules_to_not_convert must name all dense linears or none: "
+            f"it lacks {', '.join(missing)}"
+        )
+    return torch.float8_e4m3fn if missing else torch.bfloat16
 
 
 def _float_dtype(config: Config) -> torch.dtype:

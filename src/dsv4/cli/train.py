@@ -32,7 +32,8 @@ def train(
     """Train a small model on simple English (fetched once, 145 MB)."""
     import torch
 
-    from dsv4.checkpoint.official import TOKENIZER_FILES, save
+    from dsv4.checkpoint.folder import TOKENIZER_FILES
+    from dsv4.checkpoint.official import save
     from dsv4.train.pretrain import Run
 
     if threads:

@@ -1,0 +1,105 @@
+"""`dsv4 convert` writes a checkpoint in another form: FP4, FP8 or BF16, in other shards."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsv4.cli.errors import one_line_errors
+
+if TYPE_CHECKING:
+    from dsv4.checkpoint.convert import Conversion
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+class Experts(StrEnum):
+    """Forms of the routed experts."""
+
+    FP4 = "fp4"
+    FP8 = "fp8"
+    BF16 = "bf16"
+
+
+class Dense(StrEnum):
+    """Forms of the linears outside the routed experts."""
+
+    FP8 = "fp8"
+    BF16 = "bf16"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    experts: Annotated[
+        Experts | None, typer.Option(help="Form of the routed experts; default: as stored.")
+    ] = None,
+    dense: Annotated[
+        Dense | None, typer.Option(help="Form of the other linears; default: as stored.")
+    ] = None,
+    shard_size: Annotated[
+        str | None,
+        typer.Option(help="Largest shard, such as 5GB or 500MiB; default: one for each layer."),
+    ] = None,
+    allow_rounding: Annotated[
+        bool, typer.Option("--allow-rounding", help="Round where the new form cannot hold a value.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint.")] = False,
+) -> None:
+    """Write a checkpoint in another form: exactly, or with --allow-rounding.
+
+    Needs the memory of a few copies of one tensor. What was interrupted goes on when the same
+    command is given again. Shards are read back and compared.
+    """
+    from dsv4.checkpoint.convert import convert as convert_checkpoint
+    from dsv4.checkpoint.convert import workspace_of
+
+    with one_line_errors():
+        try:
+            done = convert_checkpoint(
+                source,
+                out,
+                experts=experts,
+                dense=dense,
+                shard_size=None if shard_size is None else parse_size(shard_size),
+                allow_rounding=allow_rounding,
+                overwrite=overwrite,
+            )
+        except KeyboardInterrupt:
+            kept = f"finished shards are in {workspace_of(out)}"
+            typer.echo(f"dsv4: interrupted; {kept}; the same command goes on", err=True)
+            raise typer.Exit(130) from None
+    _print(out, done)
+
+
+def parse_size(text: str) -> int:
+    """`5GB` → 5,000,000,000. Raises ValueError for what is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in UNITS or float(match[1]) == 0:
+        raise ValueError(f"--shard-size {text}: must be a size such as 5GB, 500MiB or 1000000")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _print(out: Path, done: Conversion) -> None:
+    from dsv4.checkpoint.forms import form_of
+    from dsv4.checkpoint.layout import Role
+
+    experts, dense = (form_of(done.config, role) for role in (Role.EXPERT, Role.DENSE))
+    form = f"experts {experts}, dense {dense}"
+    typer.echo(f"{out}: {form}, {done.shards} shards, {done.nbytes:,} bytes")
+    if done.rounded:
+        counts = ", ".join(f"{count:,} {unit}" for unit, count in sorted(done.rounded.items()))
+        typer.echo(f"rounded: {counts}")
+    else:
+        typer.echo("every value is kept")
+    if done.resumed:
+        typer.echo(f"{done.resumed} shards were finished before")
+    if done.damaged:
+        typer.echo(f"damaged since they were finished, written again: {', '.join(done.damaged)}")
+    if done.left_out:
+        typer.echo(f"not copied: {', '.join(done.left_out)}")

@@ -1,6 +1,7 @@
 """DeepSeek-V4 written literally in float64, token by token, from the equations: the tests' oracle.
 
 Nothing of dsv4 is used but the names of weights. One sequence, no cache, no batching, no blocks.
+What a packed model rounds is rounded by a `Rounding`, at the places that the specification names.
 """
 
 import math
@@ -46,11 +47,28 @@ def turn(x, position, freqs):
     return out
 
 
+def same(x):
+    return x
+
+
+class Rounding:
+    """What is done to a value where it is stored or multiplied; here nothing."""
+
+    activation = staticmethod(same)  # streams and whatever a module hands on
+    operand = staticmethod(same)  # the input of a quantised linear
+    operand_of_wo_a = staticmethod(same)
+    entry = staticmethod(same)  # window and compressed entries, [c]
+    key = staticmethod(same)  # indexer keys and queries, [.., ic]
+    index_weight = staticmethod(same)
+    score = staticmethod(same)
+    probability = staticmethod(same)
+
+
 class Reference:
     """state: name → float64 tensor, experts stacked as in the model's state_dict."""
 
-    def __init__(self, model):
-        self.config = model.config
+    def __init__(self, model, rounding=Rounding):
+        self.config, self.round = model.config, rounding
         self.w = {
             k: v.double() if v.is_floating_point() else v for k, v in model.state_dict().items()
         }
@@ -67,7 +85,10 @@ class Reference:
         for x, following in zip(self.streams(ids)[:-1], ids[1:], strict=True):
             e = rms(w["embed.weight"][following], c.rms_norm_eps, w["mtp.0.enorm.weight"])
             h = rms(x, c.rms_norm_eps, w["mtp.0.hnorm.weight"])
-            rows.append(w["mtp.0.e_proj.weight"] @ e + h @ w["mtp.0.h_proj.weight"].T)
+            e, h = (self.round.operand(self.round.activation(x)) for x in (e, h))
+            e = self.round.activation(w["mtp.0.e_proj.weight"] @ e)
+            h = self.round.activation(h @ w["mtp.0.h_proj.weight"].T)
+            rows.append(self.round.activation(e + h))
         out = self.block("mtp.0.", c.num_hidden_layers, rows, ids[1:])
         return torch.stack([self.head("mtp.0.", x) for x in out]) @ w["head.weight"].T
 
@@ -78,11 +99,10 @@ class Reference:
         return rows
 
     def block(self, at, layer, rows, ids):
-        c, w = self.config, self.w
         for part in ("attn", "ffn"):
             mixes = [self.mix(f"{at}hc_{part}", x) for x in rows]
             inputs = [
-                rms((pre[:, None] * x).sum(0), c.rms_norm_eps, w[f"{at}{part}_norm.weight"])
+                self.norm((pre[:, None] * x).sum(0), f"{at}{part}_norm.weight")
                 for (pre, _, _), x in zip(mixes, rows, strict=True)
             ]
             if part == "attn":
@@ -92,7 +112,7 @@ class Reference:
                     self.moe(f"{at}ffn.", layer, u, i) for u, i in zip(inputs, ids, strict=True)
                 ]
             rows = [
-                post[:, None] * y + comb.T @ x
+                self.round.activation(post[:, None] * y + comb.T @ x)
                 for (_, post, comb), x, y in zip(mixes, rows, outputs, strict=True)
             ]
         return rows
@@ -117,38 +137,51 @@ class Reference:
         flat = x.flatten()
         z = (w[f"{at}hc_head_fn"] @ flat) / (flat.square().mean() + c.rms_norm_eps).sqrt()
         pre = torch.sigmoid(z * w[f"{at}hc_head_scale"] + w[f"{at}hc_head_base"]) + c.hc_eps
-        return rms((pre[:, None] * x).sum(0), c.rms_norm_eps, w[f"{at}norm.weight"])
+        return self.norm((pre[:, None] * x).sum(0), f"{at}norm.weight")
+
+    def norm(self, x, name):
+        """RMSNorm of a rounded x, rounded."""
+        normed = rms(self.round.activation(x), self.config.rms_norm_eps, self.w[name])
+        return self.round.activation(normed)
+
+    def linear(self, name, x):
+        """The quantised linear `name`: its input and its output are rounded."""
+        return self.round.activation(self.w[name] @ self.round.operand(x))
 
     def attention(self, at, layer, inputs):
         c, w = self.config, self.w
         heads, dim, freqs = c.num_attention_heads, c.head_dim, frequencies(c, layer)
         kind = c.kind(layer).name
         m = c.compress_ratios[layer] if kind != "SLIDING" else 0
-        qr = [
-            rms(w[f"{at}wq_a.weight"] @ u, c.rms_norm_eps, w[f"{at}q_norm.weight"]) for u in inputs
-        ]
-        window = [
-            turn(rms(w[f"{at}wkv.weight"] @ u, c.rms_norm_eps, w[f"{at}kv_norm.weight"]), t, freqs)
-            for t, u in enumerate(inputs)
-        ]
+        r = self.round
+        qr = [self.norm(self.linear(f"{at}wq_a.weight", u), f"{at}q_norm.weight") for u in inputs]
+        window = []
+        for t, u in enumerate(inputs):
+            kv = self.norm(self.linear(f"{at}wkv.weight", u), f"{at}kv_norm.weight")
+            window.append(r.entry(r.activation(turn(kv, t, freqs))))
         entries = self.compress(f"{at}compressor.", kind, m, dim, inputs, freqs) if m else []
+        entries = [r.entry(entry) for entry in entries]
         keys = []
         if kind == "CSA":
             keys = self.compress(
                 f"{at}indexer.compressor.", kind, m, c.index_head_dim, inputs, freqs
             )
+            keys = [r.key(key) for key in keys]
         out = []
         for t, u in enumerate(inputs):
-            q = rms((w[f"{at}wq_b.weight"] @ qr[t]).view(heads, dim), c.rms_norm_eps)
-            q = turn(q, t, freqs)
+            q = self.linear(f"{at}wq_b.weight", qr[t]).view(heads, dim)
+            q = r.activation(turn(r.activation(rms(q, c.rms_norm_eps)), t, freqs))
             seen = list(range((t + 1) // m)) if m else []
             if kind == "CSA":
                 seen = self.choose(at, u, qr[t], keys, seen, t, freqs)
             values = window[max(0, t - c.sliding_window + 1) : t + 1] + [entries[i] for i in seen]
             values = torch.stack(values)
-            weights = torch.exp(q @ values.T * dim**-0.5)
-            total = weights.sum(1) + torch.exp(w[f"{at}attn_sink"])
-            o = turn(weights @ values / total[:, None], -t, freqs)
+            scores = q @ values.T * dim**-0.5
+            top = scores.amax(1, keepdim=True)
+            weights = torch.exp(scores - top)
+            total = weights.sum(1) + torch.exp(w[f"{at}attn_sink"] - top[:, 0])
+            o = r.activation(r.probability(weights) @ values / total[:, None])
+            o = r.operand_of_wo_a(r.activation(turn(o, -t, freqs)))
             low = torch.cat(
                 [
                     block @ group.flatten()
@@ -157,7 +190,7 @@ class Reference:
                     )
                 ]
             )
-            out.append(w[f"{at}wo_b.weight"] @ low)
+            out.append(self.linear(f"{at}wo_b.weight", r.activation(low)))
         return out
 
     def compress(self, at, kind, m, dim, inputs, freqs):
@@ -174,17 +207,18 @@ class Reference:
                     scores.append(gate[at_half])
                     values.append((w[f"{at}wkv.weight"] @ u)[at_half])
             pooled = (torch.stack(scores).softmax(0) * torch.stack(values)).sum(0)
-            entry = rms(pooled, self.config.rms_norm_eps, w[f"{at}norm.weight"])
-            entries.append(turn(entry, m * i, freqs))
+            entry = self.norm(pooled, f"{at}norm.weight")
+            entries.append(self.round.activation(turn(entry, m * i, freqs)))
         return entries
 
     def choose(self, at, u, qr, keys, seen, t, freqs):
         c, w = self.config, self.w
-        q = (w[f"{at}indexer.wq_b.weight"] @ qr).view(c.index_n_heads, c.index_head_dim)
-        q = turn(q, t, freqs)
-        weights = w[f"{at}indexer.weights_proj.weight"] @ u
-        weights = weights * (c.index_head_dim * c.index_n_heads) ** -0.5
-        scores = {s: float((weights * (q @ keys[s]).clamp(min=0)).sum()) for s in seen}
+        r = self.round
+        q = self.linear(f"{at}indexer.wq_b.weight", qr).view(c.index_n_heads, c.index_head_dim)
+        q = r.key(r.activation(turn(q, t, freqs)))
+        weights = r.activation(w[f"{at}indexer.weights_proj.weight"] @ u)
+        weights = r.index_weight(weights * (c.index_head_dim * c.index_n_heads) ** -0.5)
+        scores = {s: float(r.score((weights * (q @ keys[s]).clamp(min=0)).sum())) for s in seen}
         return sorted(seen, key=lambda s: (scores[s], s), reverse=True)[: c.index_topk]
 
     def moe(self, at, layer, x, token):
@@ -199,9 +233,10 @@ class Reference:
         for e in chosen:
             p = c.routed_scaling_factor * s[e] / total
             out = out + self.expert(x, *(w[f"{at}experts.w{n}"][e] for n in (1, 2, 3)), p)
-        return out
+        return self.round.activation(out)
 
     def expert(self, x, w1, w2, w3, p):
-        limit = self.config.swiglu_limit
+        limit, r = self.config.swiglu_limit, self.round
+        x = r.operand(x)
         a, b = (w1 @ x).clamp(max=limit), (w3 @ x).clamp(-limit, limit)
-        return w2 @ (p * a * torch.sigmoid(a) * b)
+        return w2 @ r.operand(r.activation(p * a * torch.sigmoid(a) * b))

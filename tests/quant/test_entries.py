@@ -57,9 +57,7 @@ def test_an_entry_by_hand():
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), pairs=st.integers(1, 70), spread=st.sampled_from([0, 4, 30, 60])
-)
+@given(seed=st.integers(0, 2**31), pairs=st.integers(1, 70), spread=st.sampled_from([0, 4, 30, 60]))
 def test_keys_hold_the_nearest_values(seed, pairs, spread):
     x = rows(seed, 2 * pairs, spread)
     packed = pack_key(x)

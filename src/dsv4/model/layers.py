@@ -94,11 +94,6 @@ class PackedLinear(nn.Module):
         """x [.., in] → [.., out] in the dtype `result`."""
         return F.linear(self.operand(x), self.matrix()).to(self.result)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
-        self.weight, scale = moved(self.weight, fn), self.scale
-        self.scale = None if scale is None else moved(scale, fn)
-        return self
-
 
 def linear(
     inputs: int, outputs: int, precision: Precision, result: torch.dtype | None = None
@@ -116,13 +111,3 @@ def expand(weight: Tensor, scale: Tensor | None) -> Tensor:
     if scale is None:
         return weight.float()
     return (fp4 if weight.dtype is torch.int8 else fp8).expand(weight, scale)
-
-
-def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
-    """fn(tensor), for what model.to() does to packed bytes: they may move, never change dtype."""
-    result = fn(tensor)
-    if result.dtype is not tensor.dtype:
-        raise ValueError(
-            f"a packed model cannot be cast to {result.dtype}: load it with dtype={result.dtype}"
-        )
-    return result

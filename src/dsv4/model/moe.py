@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv4.config import Config
-from dsv4.model.layers import expand, linear, moved, to_bfloat16
-from dsv4.model.precision import Precision
+from dsv4.model.layers import expand, linear
+from dsv4.model.precision import Precision, to_bfloat16
 from dsv4.ops.experts import gate_product, routed_experts
 
 MATRICES = ("w1", "w2", "w3")
@@ -115,9 +115,8 @@ class PackedExperts(nn.Module):
         return F.linear(operand, expand(weight, scale))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedExperts:
-        for matrix in MATRICES:
-            for tensors in (getattr(self, matrix), getattr(self, f"{matrix}_scale")):
-                tensors[:] = [None if each is None else moved(each, fn) for each in tensors]
+        for tensors in (getattr(self, name + end) for name in MATRICES for end in ("", "_scale")):
+            tensors[:] = [None if each is None else fn(each) for each in tensors]
         return self
 
 

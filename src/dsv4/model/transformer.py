@@ -6,7 +6,7 @@ without one they are whole sequences of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,15 @@ class Transformer(StreamHead):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embed.weight.device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Transformer:
+        """Packed bytes may move to another device, but to cast them would be to lose them."""
+        if self.precision.packed:
+            dtype = fn(torch.empty(0, dtype=torch.float8_e4m3fn, device=self.device)).dtype
+            if dtype is not torch.float8_e4m3fn:
+                raise ValueError(f"a packed model cannot be cast: load it with dtype={dtype}")
+        super()._apply(fn, recurse)
+        return self
 
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` sequences."""

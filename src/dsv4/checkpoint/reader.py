@@ -167,12 +167,6 @@ class Checkpoint:
         except ValueError as error:
             raise CheckpointError(f"{self.path / stored.file}: {error}") from error
 
-    def view(self, name: str) -> Tensor:
-        """The stored bytes of `name`, in the dtype and shape of the file, as a view of the mapped
-        file; only one shard is kept open here.
-        """
-        return self._data(name)
-
     def in_shard_order(self, names: Iterable[str]) -> list[str]:
         """`names` ordered by the shard that holds them, so that each is opened once."""
         return sorted(names, key=lambda name: self._stored(name).file)

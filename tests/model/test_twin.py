@@ -1,0 +1,143 @@
+"""Native sub-layers: near their plain twins, and equal to themselves however tokens come."""
+
+import warnings
+
+import pytest
+import torch
+
+import dsv4
+from dsv4.ops import native
+
+pytestmark = pytest.mark.skipif(native.module() is None, reason="the native module is not built")
+
+WIDE = {"index_head_dim": 64, "head_dim": 64, "hidden_size": 128, "moe_intermediate_size": 64}
+SHAPES = {"small": {}, "byte products": WIDE, "one stream pair": {"hc_mult": 2}}
+
+
+def is_native(model):
+    return "attend" in vars(model.layers[0])
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def folder(request, make_checkpoint):
+    return make_checkpoint(spread=0.05, **SHAPES[request.param])
+
+
+@pytest.fixture(scope="module", params=["fast", "exact"])
+def model(request, folder):
+    found = dsv4.load(folder, mode=request.param)
+    assert is_native(found)
+    return found
+
+
+@pytest.fixture
+def plain(model, folder, monkeypatch):
+    """The same model on plain operators."""
+    native.module.cache_clear()
+    monkeypatch.setenv("DSV4_NATIVE", "0")
+    found = dsv4.load(folder, mode=model.mode)
+    native.module.cache_clear()
+    assert not is_native(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ids(make_ids):
+    return make_ids(3, 200).cpu()
+
+
+@pytest.fixture(scope="module")
+def whole(model, ids):
+    with torch.inference_mode():
+        return model(ids)
+
+
+def test_sublayers_are_near_their_plain_twins(model, plain, ids):
+    """Alike but for values that fall to the other side of a rounding, or of a choice."""
+    span = model._span(ids, None, None)
+    x = model.embed.weight[ids].to(model.dtype).unsqueeze(2)
+    x = x.repeat(1, 1, model.config.hc_mult, 1)
+    x += 0.1 * torch.randn(x.shape)  # streams that differ
+    for mine, theirs in zip(model.layers, plain.layers, strict=True):
+        for name, arguments in (("attend", (span, None)), ("mix", (ids, span))):
+            expected = getattr(theirs, name)(x.clone(), *arguments).float()
+            found = getattr(mine, name)(x.clone(), *arguments).float()
+            change = (expected - x.float()).flatten(2).norm(dim=-1)
+            error = (found - expected).flatten(2).norm(dim=-1) / change  # [b, n]
+            assert error.median() < 2e-3 and error.mean() < 2e-2, (name, error.mean())
+        x = expected.to(model.dtype)
+    with torch.no_grad():
+        assert (model.logits(x) - plain.logits(x)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 130])
+def test_pieces_equal_the_whole_bit_for_bit(model, ids, whole, size):
+    cache = model.new_cache(3)
+    with torch.inference_mode():
+        parts = [model(ids[:, at : at + size], cache) for at in range(0, 200, size)]
+    assert torch.equal(torch.cat(parts, 1), whole)
+
+
+def test_neighbours_and_threads_change_no_bit(model, ids, whole):
+    with torch.inference_mode():
+        for b in range(3):
+            assert torch.equal(model(ids[b : b + 1]), whole[b : b + 1])
+        before = torch.get_num_threads()
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(model(ids), whole)
+        torch.set_num_threads(before)
+
+
+def test_ragged_batches_equal_each_sequence_alone(model, ids, whole):
+    cache = model.new_cache(3)
+    with torch.inference_mode():
+        first = model(ids[:, :90], cache, [90, 40, 0])
+        rest = torch.zeros(3, 110, dtype=torch.int64)
+        for b, seen in enumerate((90, 40, 0)):
+            rest[b, :50] = ids[b, seen : seen + 50]
+        second = model(rest, cache, [50, 50, 50])
+        step = model(torch.stack((ids[0, 140:141], ids[1, 0:1], ids[2, 50:51])), cache, [1, 0, 1])
+    assert torch.equal(first[0, :90], whole[0, :90]) and torch.equal(first[1, :40], whole[1, :40])
+    for b, seen in enumerate((90, 40, 0)):
+        assert torch.equal(second[b, :50], whole[b, seen : seen + 50])
+    assert torch.equal(step[0, 0], whole[0, 140]) and torch.equal(step[2, 0], whole[2, 50])
+
+
+def test_stepping_back_repeats_every_bit(model, ids, whole):
+    cache = model.new_cache(3)
+    with torch.inference_mode():
+        model(ids[:, :150], cache)
+        model((ids[:, 150:160] + 1) % 97, cache)
+        cache.truncate(145)
+        assert torch.equal(model(ids[:, 145:], cache), whole[:, 145:])
+
+
+def test_stores_hold_what_the_plain_operators_store(model, plain, ids):
+    caches = model.new_cache(3), plain.new_cache(3)
+    with torch.inference_mode():
+        model(ids, caches[0])
+        plain(ids, caches[1])
+    mine, theirs = (cache.layers[0].window.data for cache in caches)  # rounded by one layer only
+    assert (mine == theirs).float().mean() > 0.98
+    assert caches[0].nbytes() == caches[1].nbytes()
+
+
+def test_a_draft_is_near_its_plain_twin(model, plain, ids):
+    with torch.inference_mode():
+        found, expected = (
+            one.draft_hidden(one.draft_streams(one.streams(ids)[:, :-1], ids[:, 1:])).float()
+            for one in (model, plain)
+        )
+    error = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert error.median() < 0.05
+
+
+def test_shapes_beyond_the_native_ones_run_plain_and_say_so(make_checkpoint, ids):
+    folder = make_checkpoint(index_head_dim=24)
+    with pytest.warns(RuntimeWarning, match="index_head_dim = 24 is no multiple of 16"):
+        model = dsv4.load(folder)
+    assert not is_native(model)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model(ids[:, :20]).isfinite().all()

@@ -1,0 +1,149 @@
+"""The native operators against float64 and their plain twins, on every instruction set there is."""
+
+import sys
+
+import pytest
+import torch
+
+from dsv4.model.twin import matrix
+from dsv4.ops import hyper, indexer, native
+from dsv4.quant import entries, fp4, fp8
+
+module = native.module()
+pytestmark = pytest.mark.skipif(module is None, reason="the native module is not built")
+
+
+@pytest.fixture(params=module.kernel_names() if module else [])
+def kernels(request):
+    """Each set of kernels in turn, with one thread and two."""
+    best = module.kernels()
+    assert module.choose_kernels(request.param)
+    yield request.param
+    assert module.choose_kernels(best)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    module.set_threads(request.param)
+    yield request.param
+    module.set_threads(torch.get_num_threads())
+
+
+def stored(form, weight):
+    """A weight in one of the four forms, as stored and as the numbers that it stands for."""
+    if form == "fp8":
+        codes, scale = fp8.quantize(weight)
+        return (codes, scale), fp8.dequantize(codes, scale)
+    if form == "fp4":
+        codes, scale = fp4.quantize(weight)
+        return (codes, scale), fp4.dequantize(codes, scale)
+    kept = weight.bfloat16() if form == "bf16" else weight
+    return (kept,), kept.float()
+
+
+FORMS = [("f32", False), ("bf16", False), ("bf16", True), ("fp8", True), ("fp4", True)]
+
+
+@pytest.mark.parametrize(("form", "low"), FORMS)
+@pytest.mark.parametrize("shape", [(128, 256), (300, 512), (37, 1024), (130, 96), (5, 32)])
+def test_products_are_right_and_rows_do_not_depend_on_each_other(
+    kernels, threads, form, low, shape
+):
+    packed, values = stored(form, torch.randn(shape) * torch.rand(shape[0], 1))
+    w, x, y = matrix(module, *packed), torch.randn(9, shape[1]), torch.empty(9, shape[0])
+    w.multiply(x, y, low)
+    operand = x.bfloat16().double() if low else x.double()
+    expected = operand @ values.double().T
+    assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
+    for count in (1, 2, 5):
+        some = torch.empty(count, shape[0])
+        w.multiply(x[3 : 3 + count].contiguous(), some, low)
+        assert torch.equal(some, y[3 : 3 + count])
+
+
+@pytest.mark.parametrize("heads", [4, 8, 16, 24])
+def test_attention_is_the_formula(kernels, heads):
+    q, keys, sink = torch.randn(heads, 64), torch.randn(77, 64), torch.randn(heads)
+    out = torch.empty(heads, 64)
+    module.attend_keys(q, keys, sink, False, out)
+    scores = torch.cat((q.double() @ keys.double().T / 8, sink.double().unsqueeze(1)), 1)
+    expected = torch.softmax(scores, 1)[:, :-1] @ keys.double()
+    assert (out - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("heads", "ic", "count", "k"),
+    [(4, 64, 777, 64), (64, 128, 1000, 512), (3, 32, 90, 10), (16, 64, 300, 299)],
+)
+def test_the_indexer_chooses_as_the_plain_one(kernels, heads, ic, count, k):
+    q = entries.unpack_key(entries.pack_key(torch.randn(heads, ic)), ic)
+    weights, keys = torch.randn(heads) * 0.1, entries.pack_key(torch.randn(count, ic))
+    keys[count // 2 :] = keys[: count - count // 2].clone()  # ties, far apart
+    ranks, chosen = torch.empty(count, dtype=torch.uint16), torch.empty(k, dtype=torch.int32)
+    module.choose(q, weights, keys, k, ranks, chosen)
+    exact = entries.unpack_key(keys, ic).double()
+    scores = indexer.index_scores(q[None, None].double(), weights[None, None].double(), exact[None])
+    expected = indexer.top_entries(scores[0, 0].bfloat16().float(), k)
+    assert torch.equal(chosen.long(), expected.sort().values)
+
+
+@pytest.mark.parametrize(("hc", "iterations"), [(4, 20), (4, 1), (2, 20), (3, 5)])
+def test_mhc_coefficients_are_the_plain_ones(kernels, hc, iterations):
+    x, fn = torch.randn(5, hc, 64), torch.randn((2 + hc) * hc, hc * 64) / 8
+    scale, base = torch.rand(3), torch.randn((2 + hc) * hc)
+    rounds = {"iterations": iterations, "eps": 1e-6, "norm_eps": 1e-6}
+    pre, post, comb = hyper.coefficients(x, fn, scale, base, **rounds)
+    expected = torch.cat((pre, post, comb.flatten(0, 1))).T
+    found, u = torch.empty(5, (2 + hc) * hc), torch.empty(5, 64)
+    module.collapse(matrix(module, fn), scale, base, iterations, 1e-6, 1e-6, x, found, u)
+    assert (found - expected).abs().max() < 2e-6
+    assert (u - hyper.collapse(x, pre)).abs().max() < 1e-5
+
+
+MAGNITUDES = [0.0, 1e-30, 1e-6, 1.0, 300.0, 1e6]
+
+
+@pytest.mark.parametrize(("c", "r"), [(128, 64), (64, 16), (96, 32), (512, 64)])
+def test_cache_entries_are_the_plain_bytes(kernels, c, r):
+    x = torch.cat([torch.randn(20, c) * size for size in MAGNITUDES])
+    packed = torch.empty(len(x), entries.entry_bytes(c, r), dtype=torch.uint8)
+    back = torch.empty(len(x), c)
+    module.entries(x, r, packed, back)
+    expected = entries.pack_entry(x, r)
+    assert torch.equal(entries.unpack_entry(expected, c, r), back)
+    assert torch.equal(entries.unpack_entry(packed, c, r), back)
+
+
+@pytest.mark.parametrize("ic", [16, 32, 64, 128])
+def test_indexer_keys_are_the_plain_bytes(kernels, ic):
+    x = torch.cat([torch.randn(20, ic) * size for size in MAGNITUDES])
+    packed, back = (
+        torch.empty(len(x), entries.key_bytes(ic), dtype=torch.uint8),
+        torch.empty_like(x),
+    )
+    module.keys(x, packed, back)
+    expected = entries.pack_key(x)
+    assert torch.equal(packed, expected)
+    assert torch.equal(entries.unpack_key(expected, ic), back)
+
+
+def test_wrong_sizes_are_refused():
+    codes, scale = fp8.quantize(torch.randn(8, 64))
+    with pytest.raises(ValueError, match="bytes of the weight, must be 576"):
+        module.Matrix("fp8", 9, 64, codes.view(torch.uint8), None, scale.float())
+    with pytest.raises(ValueError, match="0 FP8 scales, must be 1"):
+        module.Matrix("fp8", 8, 64, codes.view(torch.uint8))
+
+
+def test_the_switch_and_the_missing_module(monkeypatch):
+    native.module.cache_clear()
+    monkeypatch.setenv("DSV4_NATIVE", "0")
+    assert native.module() is None
+    native.module.cache_clear()
+    monkeypatch.delenv("DSV4_NATIVE")
+    monkeypatch.setitem(sys.modules, "dsv4._native", None)
+    monkeypatch.delattr("dsv4._native", raising=False)
+    with pytest.warns(RuntimeWarning, match="plain operators.*compiler"):
+        assert native.module() is None
+    assert native.module() is None  # said once
+    native.module.cache_clear()

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import dsv4
+from dsv4.checkpoint.folder import TOKENIZER_FILES
 from dsv4.checkpoint.load import packaged
-from dsv4.checkpoint.official import TOKENIZER_FILES
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = 512  # 128 CSA entries, of which the indexer chooses 64; 4 HCA entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,16 @@ from dsv4.model.moe import MoE
 from dsv4.model.precision import Precision
 from dsv4.model.span import Span
 from dsv4.ops import hyper
+
+
+class SubLayers(Protocol):
+    """What runs a block: Block itself, in plain operators, or a native twin."""
+
+    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+        """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""
+
+    def mix(self, x: Tensor, ids: Tensor, span: Span) -> Tensor:
+        """The MoE sub-layer with its mHC: x [b, n, hc, d], ids [b, n] → x's shape."""
 
 
 class Block(nn.Module):
@@ -40,6 +51,16 @@ class Block(nn.Module):
         """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]."""
         x = self.attend(x, span, state)
         return self.mix(x, ids, span)
+
+    def run_by(self, twin: SubLayers) -> None:
+        """Let `twin` run both sub-layers, until the tensors move."""
+        self.attend, self.mix = twin.attend, twin.mix  # type: ignore[method-assign]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Block:
+        for name in ("attend", "mix"):
+            self.__dict__.pop(name, None)
+        super()._apply(fn, recurse)
+        return self
 
     def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""

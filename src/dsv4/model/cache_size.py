@@ -14,12 +14,11 @@ Source: technical report, section 2.3.4.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from dsv4.config import Config, LayerKind
+from dsv4.quant.entries import entry_bytes, key_bytes
 
-FP8_GROUP, FP4_GROUP = 64, 32  # channels that share a scale
 FLOAT32 = 4
 
 
@@ -42,32 +41,22 @@ class CacheBytes:
 def cache_bytes(config: Config, tokens: int) -> CacheBytes:
     """The packed cache of `tokens` tokens, rings at their full size."""
     window = entries = keys = tails = step_back = 0
+    entry = entry_bytes(config.head_dim, config.qk_rope_head_dim)
     for layer, kind in enumerate(config.layer_kinds):
-        window += config.sliding_window * entry_row(config)
-        step_back += config.sliding_window * entry_row(config)
+        window += config.sliding_window * entry
+        step_back += config.sliding_window * entry
         if kind is LayerKind.SLIDING:
             continue
         m, halves = config.compress_ratios[layer], 2 if kind is LayerKind.CSA else 1
         channels = config.head_dim
-        entries += tokens // m * entry_row(config)
+        entries += tokens // m * entry
         if kind is LayerKind.CSA:
-            keys += tokens // m * key_row(config)
+            keys += tokens // m * key_bytes(config.index_head_dim)
             channels += config.index_head_dim
         row = FLOAT32 * 2 * halves * channels
         tails += halves * m * row
         step_back += config.sliding_window * row
     return CacheBytes(window, entries, keys, tails, step_back)
-
-
-def entry_row(config: Config) -> int:
-    """Bytes of one window or compressed entry."""
-    plain = config.head_dim - config.qk_rope_head_dim
-    return plain + math.ceil(plain / FP8_GROUP) + 2 * config.qk_rope_head_dim
-
-
-def key_row(config: Config) -> int:
-    """Bytes of one indexer key."""
-    return config.index_head_dim // 2 + math.ceil(config.index_head_dim / FP4_GROUP)
 
 
 def gqa_bytes(config: Config, tokens: int, heads: int = 8, channels: int = 128) -> int:

@@ -72,6 +72,7 @@ class Transformer(StreamHead):
             dtype = fn(torch.empty(0, dtype=torch.float8_e4m3fn, device=self.device)).dtype
             if dtype is not torch.float8_e4m3fn:
                 raise ValueError(f"a packed model cannot be cast: load it with dtype={dtype}")
+        self.__dict__.pop("logits", None)  # a native twin's, for the tensors as they were
         super()._apply(fn, recurse)
         return self
 

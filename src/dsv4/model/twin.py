@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dsv4.config import Config
 from dsv4.model.block import Block
 from dsv4.model.cache import CompressorState, LayerState
-from dsv4.model.layers import PackedLinear
+from dsv4.model.compressor import Compressor
 from dsv4.model.moe import PackedExperts
 from dsv4.model.span import Span
 from dsv4.model.transformer import Transformer
@@ -43,15 +43,14 @@ def install(model: Transformer) -> bool:
         return False
     try:
         _check(model.config)
-        numbered = [*enumerate(model.layers)]
-        numbered += [(model.config.num_hidden_layers, block) for block in model.mtp]
-        twins = [(block, LayerTwin(module, block, layer)) for layer, block in numbered]
+        blocks = [block for block in (*model.layers, *model.mtp) if isinstance(block, Block)]
+        twins = [LayerTwin(module, block, layer) for layer, block in enumerate(blocks)]
         head = HeadTwin(module, model)
     except UnsupportedError as error:
         warnings.warn(f"plain operators run this model: {error}", RuntimeWarning, stacklevel=2)
         return False
-    for block, twin in twins:
-        block.attend, block.mix = twin.attend, twin.mix
+    for block, twin in zip(blocks, twins, strict=True):
+        block.run_by(twin)
     model.logits = head.logits  # type: ignore[method-assign]
     return True
 
@@ -121,7 +120,7 @@ class LayerTwin:
             ("compressor.", block.attn.compressor),
             ("indexer.compressor.", block.attn.indexer and block.attn.indexer.compressor),
         ):
-            if compressor is not None:
+            if isinstance(compressor, Compressor):
                 self._add(prefix, compressor, ("wkv", "wgate", "norm"))
                 self._vector(f"{prefix}ape", compressor.ape)
         if block.attn.indexer is not None:

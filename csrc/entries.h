@@ -47,8 +47,7 @@ inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
       b16 codes;
       std::memcpy(&codes, row + first + i, sizeof codes);
       const u16 wide = __builtin_convertvector(codes, u16);
-      const v16 magnitude = bits<v16>((wide & 0x7Fu) << 20) * 0x1p120f * scale;
-      store(x + first + i, bits<v16>(bits<u16>(magnitude) | ((wide & 0x80u) << 24)));
+      store(x + first + i, decode_e4m3(wide, scale));
     }
     for (; i < count; ++i) x[first + i] = decode_e4m3(row[first + i]) * scale;
   }

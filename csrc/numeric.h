@@ -30,26 +30,29 @@ inline void store_precision(float* x, int64_t n, bool wanted) {
 
 // ---- power-of-two scales ---------------------------------------------------------------------
 
-// The smallest power of two not below max(amax, floor) / largest, as its biased exponent (E8M0).
+// The smallest power of two not below max(amax, floor) / largest, as its biased exponent (E8M0);
+// 255, which stands for NaN, where amax is NaN or infinite.
 inline int scale_exponent(float amax, float largest, float floor) {
   const uint32_t u = bits<uint32_t>(std::max(amax, floor) / largest);
-  return static_cast<int>((u + 0x7FFFFF) >> 23);
+  return std::min<int>((u + 0x7FFFFF) >> 23, 255);
 }
 // 2^(e − 127); e = 0 is the subnormal 2^-127.
 inline float from_e8m0(int e) {
+  if (e == 255) return NAN;
   return bits<float>(e > 0 ? static_cast<uint32_t>(e) << 23 : 0x00400000u);
 }
 
+// Compared as integers, among which NaN is the largest.
 inline float largest_magnitude(const float* x, int64_t n) {
-  v16 m = zero();
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    const v16 v = load(x + i);
-    m = maximum(m, maximum(v, -v));
+  u16 m{};
+  for (int64_t i = 0; i < n; i += LANES) {
+    const v16 v = n - i >= LANES ? load(x + i) : load_part(x + i, n - i);
+    const u16 u = bits<u16>(v) & 0x7FFFFFFFu;
+    m = u > m ? u : m;
   }
-  float found = largest(m);
-  for (; i < n; ++i) found = std::max(found, std::fabs(x[i]));
-  return found;
+  uint32_t found = 0;
+  for (int l = 0; l < LANES; ++l) found = std::max<uint32_t>(found, m[l]);
+  return bits<float>(found);
 }
 
 // ---- E4M3 ------------------------------------------------------------------------------------
@@ -69,8 +72,17 @@ inline uint8_t encode_e4m3(float x) {
   return static_cast<uint8_t>((std::signbit(x) ? 0x80 : 0) | (u >> 20));
 }
 inline float decode_e4m3(uint8_t code) {
+  if ((code & 0x7F) == 0x7F) return NAN;
   const float magnitude = bits<float>(static_cast<uint32_t>(code & 0x7F) << 20) * 0x1p120f;
   return code & 0x80 ? -magnitude : magnitude;
+}
+
+// Sixteen codes, one in each lane, times a scale.
+inline v16 decode_e4m3(u16 codes, float scale) {
+  const u16 magnitude = codes & 0x7Fu;
+  v16 value = bits<v16>(magnitude << 20) * 0x1p120f * scale;
+  value = magnitude == 0x7Fu ? splat(NAN) : value;
+  return bits<v16>(bits<u16>(value) | ((codes & 0x80u) << 24));
 }
 
 constexpr float E4M3_LARGEST = 448.0f, E4M3_FLOOR = 1e-4f;

@@ -171,8 +171,11 @@ struct Fp8Row {
       const int e = static_cast<int>(bits<uint32_t>(scale[group * GROUP / FP8_BLOCK]) >> 23) - 127;
       const __m512i step = _mm512_set1_epi16(static_cast<short>(e * 128));
       for (int i = 0; i < 2; ++i) {
-        const __mmask32 filled = _mm512_test_epi16_mask(out[i], _mm512_set1_epi16(0x7FFF));
-        out[i] = _mm512_mask_add_epi16(out[i], filled, out[i], step);
+        // all but zero and NaN, whose exponents stay
+        const __m512i less = _mm512_sub_epi16(
+            _mm512_and_si512(out[i], _mm512_set1_epi16(0x7FFF)), _mm512_set1_epi16(1));
+        const __mmask32 scales = _mm512_cmplt_epu16_mask(less, _mm512_set1_epi16(0x7F7F));
+        out[i] = _mm512_mask_add_epi16(out[i], scales, out[i], step);
       }
     }
   }
@@ -253,7 +256,6 @@ struct Fp8Row {
       : data(w.row(r)), scale(w.row_fp8_scale(r)), columns(w.columns), scaled(scaled) {}
   void at(int64_t group, v16* out) const {
     typedef uint8_t b16 __attribute__((vector_size(16)));
-    const float unit = 0x1p120f;
     const float factor = scaled ? scale[group * GROUP / FP8_BLOCK] : 1.0f;
     for (int i = 0; i < VECTORS; ++i) {
       const int64_t first = group * GROUP + i * LANES;
@@ -261,8 +263,7 @@ struct Fp8Row {
       b16 codes{};
       if (count > 0) std::memcpy(&codes, data + first, count);
       const u16 wide = __builtin_convertvector(codes, u16);
-      const v16 magnitude = bits<v16>((wide & 0x7Fu) << 20) * unit * factor;
-      out[i] = bits<v16>(bits<u16>(magnitude) | ((wide & 0x80u) << 24));
+      out[i] = decode_e4m3(wide, factor);
     }
   }
   static int64_t column(int64_t place) { return place; }

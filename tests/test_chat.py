@@ -136,6 +136,8 @@ def test_generate_repeats_with_a_seed(folder):
         (["chat", "no/such/folder"], "no/such/folder"),
         (["generate", "--top-p", "7"], "top_p = 7"),
         (["chat", "--effort", "huge"], "effort = 'huge'"),
+        (["generate", "--mode", "exact"], "mode = 'exact' is for packed weights"),
+        (["generate", "--dtype", "float16"], "dtype = 'float16'"),
     ],
 )
 def test_errors_are_one_line(words, message, folder):

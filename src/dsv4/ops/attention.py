@@ -52,7 +52,8 @@ def attend_rounded(
     if entries is not None:
         sources.append((entries.float(), entries_mask))
     scores = torch.cat([_scores(exact, keys, mask) * scale for keys, mask in sources], dim=-1)
-    top = scores.amax(-1, keepdim=True)  # [b, n, H, 1]
+    lowest = torch.finfo(torch.float32).min  # of a query that sees nothing
+    top = scores.amax(-1, keepdim=True).clamp(min=lowest)  # [b, n, H, 1]
     exponentials = torch.exp(scores - top)
     total = exponentials.sum(-1, keepdim=True) + torch.exp(sink.unsqueeze(-1) - top)
     rounded = exponentials.to(torch.bfloat16).float()

@@ -33,7 +33,7 @@ def test_a_query_that_sees_nothing_else_falls_to_the_sink():
         assert not op(q, window, nothing, None, None, torch.zeros(2)).any()
 
 
-@pytest.mark.parametrize("sink", [-2.0, 0.5, 200.0])
+@pytest.mark.parametrize("sink", [-2.0, 0.5, 60.0])
 def test_rounded_attention_against_its_definition(sink):
     """bfloat16 operands, scores in float32, bf16 exponentials, an unrounded denominator."""
     generator = torch.Generator().manual_seed(0)
@@ -56,4 +56,4 @@ def test_rounded_attention_against_its_definition(sink):
             expected = formats.bf16(exponentials @ keys / total)
             results.append(found[i, t, h].double() == expected)
     equal, without = (torch.cat(results).double().mean() for results in (equal, without))
-    assert equal > 0.95 and (without < 0.9 or sink == 200)  # there the sink takes all
+    assert equal > 0.95 and without < 0.9

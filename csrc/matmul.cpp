@@ -8,7 +8,7 @@ namespace {
 constexpr int TILE = 4;           // rows of x and rows of w in a register tile
 constexpr int PANEL = 16;         // rows of w unpacked at a time
 constexpr int64_t AHEAD = 4096;   // bytes between what is read and what is asked for
-constexpr int64_t TASK = 32768;   // bytes of weight that one task reads, at least
+constexpr int64_t TASK = 524288;   // bytes of weight that one task reads, at least
 constexpr int64_t SHARES = 16;    // tasks of a large weight for each thread
 
 // ---- one row of x: multiply while unpacking -----------------------------------------------------

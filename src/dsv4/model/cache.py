@@ -48,15 +48,13 @@ class Entries:
     def __init__(self, batch: int, rows: RowFormat, device: torch.device | str):
         self.data = torch.zeros(batch, 0, rows.width, dtype=rows.dtype, device=device)
 
-    def reserve(self, total: int) -> bool:
-        """Make room for `total` entries; True if the store moved."""
+    def reserve(self, total: int) -> None:
+        """Make room for `total` entries."""
         batch, capacity, width = self.data.shape
-        if total <= capacity:
-            return False
-        grown = self.data.new_zeros(batch, max(total, 2 * capacity, 16), width)
-        grown[:, :capacity] = self.data
-        self.data = grown
-        return True
+        if total > capacity:
+            grown = self.data.new_zeros(batch, max(total, 2 * capacity, 16), width)
+            grown[:, :capacity] = self.data
+            self.data = grown
 
     def append(self, span: Span, ratio: int, new: Tensor) -> None:
         """Store the entries of the blocks that the span closes: new [b, closing, width]."""
@@ -84,7 +82,8 @@ class LayerState:
     ):
         window, entry_rows = config.sliding_window, precision.entry_rows(config)
         self.window = Ring(batch, 2 * window, entry_rows, device)
-        self.native: Any = None  # the same stores as a native twin sees them (model/twin.py)
+        self.native: Any = None  # the same stores as a native twin sees them (model/twin.py),
+        self.room = 0  # and how many entries they hold
         self.compressor: CompressorState | None = None
         self.indexer: CompressorState | None = None
         kind = config.kind(layer)

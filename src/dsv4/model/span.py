@@ -48,6 +48,7 @@ class Span:
         self.device = device
         self.uniform = len(set(starts)) == 1 and all(length == n for length in lengths)
         self.previous = min(window - 1, max(starts))  # window entries read from the cache
+        self.native: Any = None  # the same as a native twin reads it (model/twin.py)
         self._memo: dict[tuple[Any, ...], Any] = {}
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -55,6 +56,11 @@ class Span:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence after the span."""
+        return max(s + length for s, length in zip(self.starts, self.lengths, strict=True))
 
     @cached_property
     def start(self) -> Tensor:
@@ -122,7 +128,7 @@ class Span:
 
     def total(self, ratio: int) -> int:
         """The most entries of any sequence after the span."""
-        return max(s + length for s, length in zip(self.starts, self.lengths, strict=True)) // ratio
+        return self.longest // ratio
 
     def block_index(self, ratio: int) -> Tensor:
         """Indices of the closing blocks: int64 [b or 1, closing]."""

@@ -177,22 +177,22 @@ class LayerTwin:
         return x
 
     def _span(self, span: Span) -> Any:
-        def make() -> Any:
+        if span.native is None:
             native.use_threads(self.module)
-            return self.module.Span(span.n, span.starts, span.lengths)
-
-        return span.once(("native",), make)
+            span.native = self.module.Span(span.n, span.starts, span.lengths)
+        return span.native
 
     def _state(self, state: LayerState | None, span: Span) -> Any:
         """The layer's stores, with room for the entries that the span adds."""
         if state is None:
             batch = len(span.starts)
             state = LayerState(self.config, self.layer, batch, self.precision, "cpu")
-        if self.ratio:
-            total = span.once(("total", self.ratio), lambda: span.total(self.ratio))
+        if self.ratio and span.total(self.ratio) > state.room:
             for part in (state.compressor, state.indexer):
-                if part is not None and part.entries.reserve(total):
-                    state.native = None
+                if part is not None:
+                    part.entries.reserve(span.total(self.ratio))
+                    state.room = part.entries.data.shape[1]
+            state.native = None
         if state.native is None:
             entries, tail = _stores(state.compressor)
             keys, index_tail = _stores(state.indexer)

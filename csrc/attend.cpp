@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t KEY_RANGE = 512;  // indexer keys that one task scores
 constexpr int64_t QUERIES = 32;     // queries scored together
+constexpr int64_t UNPACKED = 64;    // entries that a thread unpacks at a time
 
 class AttendPass {
  public:
@@ -92,7 +93,7 @@ class AttendPass {
       query_bytes_ = index_query_bytes(a_.index_heads, a_.index_channels);
       prepared_ = arena_.take<uint8_t>(rows_ * query_bytes_);
     }
-    pool_.run(rows_, [&](int64_t t, int) {
+    pool_.run(rows_, 1, [&](int64_t t, int) {
       float* cosines = phases_ + t * r;
       float* sines = cosines + half;
       phases(pass_.position(t), a_.frequencies, r, cosines, sines);
@@ -148,7 +149,7 @@ class AttendPass {
     }
     previous_ = std::min(a_.window - 1, s.start);
     float* window = arena_.take<float>((previous_ + s.count) * c);
-    pool_.run(previous_ + s.count, [&](int64_t i, int) {
+    pool_.run(previous_ + s.count, UNPACKED, [&](int64_t i, int) {
       const int64_t position = s.start - previous_ + i;
       const uint8_t* row = i < previous_
                                ? state_.window.at(s.sequence, position % state_.window.capacity)
@@ -172,10 +173,8 @@ class AttendPass {
     const float* all = nullptr;
     if (stored > 0 && wanted >= stored) {
       float* unpacked = arena_.take<float>(stored * c);
-      pool_.run((stored + 31) / 32, [&](int64_t task, int) {
-        for (int64_t i = task * 32; i < std::min(stored, (task + 1) * 32); ++i) {
-          unpack_entry(state_.entries.at(s.sequence, i), c, a_.rotary, unpacked + i * c);
-        }
+      pool_.run(stored, UNPACKED, [&](int64_t i, int) {
+        unpack_entry(state_.entries.at(s.sequence, i), c, a_.rotary, unpacked + i * c);
       });
       all = unpacked;
     }
@@ -193,7 +192,7 @@ class AttendPass {
     const int64_t ih = a_.index_heads, ic = a_.index_channels;
     const int64_t stored = (s.start + s.count) / a_.ratio, seen = (s.start + last) / a_.ratio;
     uint16_t* ranks = arena_.take<uint16_t>((last - first) * stored);
-    pool_.run((seen + KEY_RANGE - 1) / KEY_RANGE, [&](int64_t task, int) {
+    pool_.run((seen + KEY_RANGE - 1) / KEY_RANGE, 1, [&](int64_t task, int) {
       const int64_t low = task * KEY_RANGE, count = std::min(KEY_RANGE, seen - low);
       int64_t visible[QUERIES];
       for (int64_t t = first; t < last; ++t) {
@@ -207,50 +206,57 @@ class AttendPass {
 
   void attend_some(const Segment& s, int64_t first, int64_t last, const uint16_t* ranks,
                    int64_t stored, const float* all) {
-    const int64_t c = a_.channels;
-    // one query's heads are shared out when there are fewer queries than threads
-    const int64_t share = last - first >= pool_.threads() ? a_.heads : 8;
-    const int64_t shares = (a_.heads + share - 1) / share;
-    const int32_t* chosen = nullptr;
-    if (ranks != nullptr) {
-      int32_t* found = arena_.take<int32_t>((last - first) * a_.topk);
-      pool_.run(last - first, [&](int64_t task, int) {
-        const int64_t visible = (s.start + first + task + 1) / a_.ratio;
-        if (visible <= a_.topk) return;
-        top_entries(ranks + task * stored, visible, a_.topk, found + task * a_.topk);
+    if (last - first >= pool_.threads()) {
+      pool_.run(last - first, 1, [&](int64_t i, int) {
+        Arena& arena = worker_arena();
+        Scope scope(arena);
+        const auto keys = keys_of(s, first + i, ranks ? ranks + i * stored : nullptr, all, arena);
+        float* q = q_ + (s.row + first + i) * a_.heads * a_.channels;  // the output takes its place
+        attend(q, a_.heads, a_.channels, keys.data, keys.count, a_.sink, exact_, q, arena);
       });
-      chosen = found;
+      return;
     }
-    pool_.run((last - first) * shares, [&](int64_t task, int) {
-      Arena& arena = worker_arena();
-      Scope scope(arena);
-      const int64_t t = first + task / shares, h = task % shares * share;
-      const int64_t position = s.start + t, seen = std::min(a_.window, position + 1);
-      const int64_t visible = a_.ratio > 0 ? (position + 1) / a_.ratio : 0;
-      const bool picks = a_.index_heads > 0 && visible > a_.topk;
-      const int64_t entries = picks ? a_.topk : visible;
-      const float** keys = arena.take<const float*>(seen + entries);
-      for (int64_t i = 0; i < seen; ++i) keys[i] = window_ + (previous_ + t - seen + 1 + i) * c;
-      for (int64_t i = 0; i < entries; ++i) {
-        const int64_t entry = picks ? chosen[(t - first) * a_.topk + i] : i;
-        if (all != nullptr) {
-          keys[seen + i] = all + entry * c;
-        } else {
-          float* unpacked = arena.take<float>(c);
-          unpack_entry(state_.entries.at(s.sequence, entry), c, a_.rotary, unpacked);
-          keys[seen + i] = unpacked;
-        }
+    for (int64_t i = 0; i < last - first; ++i) {
+      Scope scope(arena_);
+      const auto keys = keys_of(s, first + i, ranks ? ranks + i * stored : nullptr, all, arena_);
+      float* q = q_ + (s.row + first + i) * a_.heads * a_.channels;
+      attend_together(pool_, q, a_.heads, a_.channels, keys.data, keys.count, a_.sink, exact_, q,
+                      arena_);
+    }
+  }
+
+  struct Keys {
+    const float** data;
+    int64_t count;
+  };
+
+  // What query t of a segment attends to: its window, then its entries in their order.
+  Keys keys_of(const Segment& s, int64_t t, const uint16_t* ranks, const float* all,
+               Arena& arena) const {
+    const int64_t c = a_.channels, position = s.start + t;
+    const int64_t seen = std::min(a_.window, position + 1);
+    const int64_t visible = a_.ratio > 0 ? (position + 1) / a_.ratio : 0;
+    const bool picks = a_.index_heads > 0 && visible > a_.topk;
+    const int64_t entries = picks ? a_.topk : visible;
+    const Keys keys{arena.take<const float*>(seen + entries), seen + entries};
+    for (int64_t i = 0; i < seen; ++i) keys.data[i] = window_ + (previous_ + t - seen + 1 + i) * c;
+    int32_t* chosen = picks ? arena.take<int32_t>(entries) : nullptr;
+    if (picks) top_entries(ranks, visible, a_.topk, chosen);
+    float* unpacked = all == nullptr ? arena.take<float>(entries * c) : nullptr;
+    for (int64_t i = 0; i < entries; ++i) {
+      const int64_t entry = picks ? chosen[i] : i;
+      if (all == nullptr) {
+        unpack_entry(state_.entries.at(s.sequence, entry), c, a_.rotary, unpacked + i * c);
       }
-      float* q = q_ + ((s.row + t) * a_.heads + h) * c;  // the output takes the query's place
-      attend(q, std::min(share, a_.heads - h), c, keys, seen + entries, a_.sink + h, exact_, q,
-             arena);
-    });
+      keys.data[seen + i] = all ? all + entry * c : unpacked + i * c;
+    }
+    return keys;
   }
 
   // Heads turned back, then the grouped output projection into y [rows, d].
   void output(float* y) {
     const int64_t c = a_.channels, r = a_.rotary, d = layer_.shape.d;
-    pool_.run(rows_, [&](int64_t t, int) {
+    pool_.run(rows_, 2, [&](int64_t t, int) {
       const float* cosines = phases_ + t * r;
       for (int64_t h = 0; h < a_.heads; ++h) {
         float* o = q_ + (t * a_.heads + h) * c;

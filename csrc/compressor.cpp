@@ -51,7 +51,7 @@ void compress(Pool& pool, const Compressor& c, bool exact, const float* raw, int
     return position >= start ? raw + (position - start) * 2 * width
                              : tail.at(sequence, position % tail.capacity);
   };
-  pool.run(last - first, [&](int64_t task, int) {
+  pool.run(last - first, 1, [&](int64_t task, int) {
     const int64_t block = first + task;
     thread_local std::vector<Source> sources;
     thread_local std::vector<float> pooled;

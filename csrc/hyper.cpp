@@ -94,7 +94,7 @@ void collapse(Pool& pool, const HyperShape& s, const Hyper& w, bool head, const 
   const Arranged arranged =
       arrange(pool, x, tokens, width, width, Format::F32, Precision::FULL, arena);
   multiply(pool, {{&w.fn, 0, out, &arranged, tokens, nullptr, nullptr, coefficients, out}}, arena);
-  pool.run(tokens, [&](int64_t t, int) {
+  pool.run(tokens, 4, [&](int64_t t, int) {
     const float* rows = x + t * width;
     float* z = coefficients + t * out;
     const float norm = 1.0f / std::sqrt(mean_square(rows, width) + s.norm_eps);
@@ -112,7 +112,7 @@ void collapse(Pool& pool, const HyperShape& s, const Hyper& w, bool head, const 
 void expand(Pool& pool, const HyperShape& s, const float* coefficients, const float* y,
             int64_t tokens, float* x) {
   const int64_t hc = s.streams;
-  pool.run(tokens, [&](int64_t t, int) {
+  pool.run(tokens, 4, [&](int64_t t, int) {
     const float* post = coefficients + t * (2 + hc) * hc + hc;
     const float* comb = post + hc;
     const float* written = y + t * s.d;

@@ -34,7 +34,7 @@ class Inputs {
   const float* rounded() {
     if (rounded_ == nullptr) {
       float* copy = arena_.take<float>(rows_ * columns_);
-      pool_.run(rows_, [&](int64_t r, int) {
+      pool_.run(rows_, 8, [&](int64_t r, int) {
         std::memcpy(copy + r * columns_, x_ + r * stride_, columns_ * sizeof(float));
         round_fp8(copy + r * columns_, columns_, FP8_BLOCK);
       });

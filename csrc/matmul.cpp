@@ -205,12 +205,9 @@ void lay_out(const float* x, int64_t columns, typename Row::Operand::Type* out) 
 template <class Row>
 void lay_out_rows(Pool& pool, const Arranged& to, void* data) {
   using Type = typename Row::Operand::Type;
-  const int64_t some = to.rows > 8 ? 8 : to.rows;  // rows of one task
-  pool.run((to.rows + some - 1) / some, [&](int64_t task, int) {
-    for (int64_t r = task * some; r < std::min(to.rows, (task + 1) * some); ++r) {
-      lay_out<Row>(to.source + r * to.source_stride, to.columns,
-                   static_cast<Type*>(data) + r * to.stride);
-    }
+  pool.run(to.rows, 8, [&](int64_t r, int) {
+    lay_out<Row>(to.source + r * to.source_stride, to.columns,
+                 static_cast<Type*>(data) + r * to.stride);
   });
 }
 
@@ -289,7 +286,7 @@ void multiply(Pool& pool, const std::vector<Product>& products, Arena& arena) {
   // the caller's vectors, since a worker has thread_local ones of its own
   const Task* list = tasks.data();
   const void* const* operands = scaled.data();
-  pool.run(static_cast<int64_t>(tasks.size()), [&](int64_t task, int) {
+  pool.run(static_cast<int64_t>(tasks.size()), 1, [&](int64_t task, int) {
     const Task& t = list[task];
     const Product& p = products[t.product];
     share_of(p.w->format, p.x->precision)(p, operands[t.product], t.first, t.last);

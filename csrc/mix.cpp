@@ -100,7 +100,7 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
 
   int32_t* experts = arena.take<int32_t>(rows * k);
   float* weights = arena.take<float>(rows * k);
-  pool.run(rows, [&](int64_t t, int) {
+  pool.run(rows, 2, [&](int64_t t, int) {
     route(m, scores + t * m.experts, ids[pass.first + t], experts + t * k, weights + t * k);
   });
   const Grouping g = group(experts, rows, k, m.experts);
@@ -117,7 +117,7 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
   });
   multiply(pool, products, arena);
 
-  pool.run(rows * k + rows, [&](int64_t slot, int) {
+  pool.run(rows * k + rows, 16, [&](int64_t slot, int) {
     const float p = slot < rows * k ? weights[slot] : 1.0f;
     gate_product(up1 + slot * inner, up3 + slot * inner, inner, m.limit, p);
     store_precision(up1 + slot * inner, inner, layer.exact);
@@ -134,7 +134,7 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
   products.push_back(whole(m.shared2, shared.low(m.shared2.format), out + rows * k * d));
   multiply(pool, products, arena);
 
-  pool.run(rows, [&](int64_t t, int) {
+  pool.run(rows, 4, [&](int64_t t, int) {
     const float* slots = out + t * k * d;
     const float* last = out + (rows * k + t) * d;
     float* y = u + t * d;

@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include <algorithm>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -40,14 +42,16 @@ void Pool::resize(int threads) {
 
 void Pool::claim(int worker) {
   for (;;) {
-    const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= tasks_) return;
-    call_(context_, task, worker);
+    const int64_t first = next_.fetch_add(grain_, std::memory_order_relaxed);
+    if (first >= tasks_) return;
+    const int64_t last = std::min(first + grain_, tasks_);
+    for (int64_t task = first; task < last; ++task) call_(context_, task, worker);
   }
 }
 
-void Pool::region(int64_t tasks) {
+void Pool::region(int64_t tasks, int64_t grain) {
   tasks_ = tasks;
+  grain_ = grain;
   next_.store(0, std::memory_order_relaxed);
   region_.fetch_add(1);  // opens: a worker that reads the odd number sees the fields above
   if (asleep_.load() > 0) region_.notify_all();

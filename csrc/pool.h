@@ -1,5 +1,5 @@
 // A pool of threads for regions of a few microseconds: workers spin between them, then sleep.
-// run(n, f) calls f(task, worker) for every task < n; each task is one thread's work from start to
+// run(n, grain, f) calls f(task, worker) for every task < n; each task is one thread's work from start to
 // end, so results do not depend on how many threads there are.
 #pragma once
 
@@ -20,9 +20,10 @@ class Pool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
   void resize(int threads);
 
+  // `grain` tasks are taken at a time; so many or fewer are not worth a second thread.
   template <class F>
-  void run(int64_t tasks, F&& body) {
-    if (tasks <= 1 || workers_.empty()) {
+  void run(int64_t tasks, int64_t grain, F&& body) {
+    if (tasks <= grain || workers_.empty()) {
       for (int64_t task = 0; task < tasks; ++task) body(task, 0);
       return;
     }
@@ -31,18 +32,18 @@ class Pool {
       (*static_cast<Body*>(context))(task, worker);
     };
     context_ = const_cast<void*>(static_cast<const void*>(&body));
-    region(tasks);
+    region(tasks, grain);
   }
 
  private:
-  void region(int64_t tasks);
+  void region(int64_t tasks, int64_t grain);
   void work(int worker);
   void claim(int worker);
 
   std::vector<std::thread> workers_;
   void (*call_)(void*, int64_t, int) = nullptr;
   void* context_ = nullptr;
-  int64_t tasks_ = 0;
+  int64_t tasks_ = 0, grain_ = 1;
   alignas(64) std::atomic<int64_t> next_{0};
   alignas(64) std::atomic<uint32_t> region_{0};  // odd while a region is open
   alignas(64) std::atomic<int> inside_{0};       // workers that look at the open region

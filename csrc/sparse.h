@@ -13,6 +13,11 @@ namespace dsv4::DSV4_ISA {
 void attend(const float* q, int64_t heads, int64_t c, const float* const* keys, int64_t count,
             const float* sink, bool low, float* o, Arena& arena);
 
+// The same to the bit, with one query's work shared out among the threads.
+void attend_together(Pool& pool, const float* q, int64_t heads, int64_t c,
+                     const float* const* keys, int64_t count, const float* sink, bool low,
+                     float* o, Arena& arena);
+
 // ---- the indexer ------------------------------------------------------------------------------
 //
 // I[s] = Σ_h w_h · relu(q_h · k_s), rounded to bfloat16 and kept as its rank: 16 bits in the order

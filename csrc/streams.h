@@ -34,7 +34,7 @@ class Streams {
 // u → RMSNorm(u) in place, each rounded to the storage precision.
 inline void normalise(Pool& pool, float* u, const float* weight, int64_t rows, int64_t n, float eps,
                       bool exact) {
-  pool.run(rows, [&](int64_t r, int) {
+  pool.run(rows, 8, [&](int64_t r, int) {
     float* row = u + r * n;
     store_precision(row, n, exact);
     rms_norm(row, weight, n, eps, row);

@@ -169,8 +169,10 @@ Share share_of(Format format, Precision precision) {
 }
 
 // One row of floats as operands, in the order in which Row delivers columns; zeros at the end.
+// `scale`: a factor for each 128 columns.
 template <class Row>
-void lay_out(const float* x, int64_t columns, typename Row::Operand::Type* out) {
+void lay_out(const float* x, int64_t columns, const float* scale,
+             typename Row::Operand::Type* out) {
   for (int64_t group = 0; group < groups_of(columns); ++group, out += GROUP) {
     const float* from = x + group * GROUP;
     float padded[GROUP];
@@ -179,6 +181,7 @@ void lay_out(const float* x, int64_t columns, typename Row::Operand::Type* out) 
       std::memcpy(padded, from, (columns - group * GROUP) * sizeof(float));
       from = padded;
     }
+    const float factor = scale == nullptr ? 1.0f : scale[group * GROUP / FP8_BLOCK];
 #if DSV4_DOT_BF16
     if constexpr (sizeof(*out) == 2) {
       static const auto order = [] {
@@ -187,8 +190,8 @@ void lay_out(const float* x, int64_t columns, typename Row::Operand::Type* out) 
         return found;
       }();
       const auto pair = [&](int64_t i) {
-        return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16),
-                                            _mm512_loadu_ps(from + i));
+        const v16 first = load(from + i) * factor, second = load(from + i + LANES) * factor;
+        return (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
       };
       const __m512i low = pair(0), high = pair(32);
       for (int64_t i = 0; i < GROUP; i += 32) {
@@ -198,7 +201,7 @@ void lay_out(const float* x, int64_t columns, typename Row::Operand::Type* out) 
       continue;
     }
 #endif
-    for (int64_t i = 0; i < GROUP; ++i) out[i] = from[Row::column(i)];
+    for (int64_t i = 0; i < GROUP; ++i) out[i] = from[Row::column(i)] * factor;
   }
 }
 
@@ -206,7 +209,7 @@ template <class Row>
 void lay_out_rows(Pool& pool, const Arranged& to, void* data) {
   using Type = typename Row::Operand::Type;
   pool.run(to.rows, 8, [&](int64_t r, int) {
-    lay_out<Row>(to.source + r * to.source_stride, to.columns,
+    lay_out<Row>(to.source + r * to.source_stride, to.columns, nullptr,
                  static_cast<Type*>(data) + r * to.stride);
   });
 }
@@ -217,11 +220,9 @@ const void* scale_activations(const Product& p, Arena& arena) {
   const float* source = x.source + (p.x_rows ? p.x_rows[0] : 0) * x.source_stride;
   const int64_t first = p.first / FP8_BLOCK, blocks = (p.last - 1) / FP8_BLOCK - first + 1;
   Low* out = arena.take<Low>(blocks * x.stride);
-  float* scaled = arena.take<float>(x.columns);
   for (int64_t b = 0; b < blocks; ++b) {
-    const float* scale = p.w->row_fp8_scale((first + b) * FP8_BLOCK);
-    for (int64_t k = 0; k < x.columns; ++k) scaled[k] = source[k] * scale[k / FP8_BLOCK];
-    lay_out<Fp8Row>(scaled, x.columns, out + b * x.stride);
+    lay_out<Fp8Row>(source, x.columns, p.w->row_fp8_scale((first + b) * FP8_BLOCK),
+                    out + b * x.stride);
     if (sizeof(Low) == 4) {
       store_precision(reinterpret_cast<float*>(out + b * x.stride), x.stride, true);
     }

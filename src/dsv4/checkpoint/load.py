@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ MODES = {"fast": FAST, "exact": EXACT}
 
 def packaged() -> Path:
     """The folder of the small trained model that comes with dsv4."""
-    return Path(str(resources.files("dsv4"))) / "nano"
+    return Path(__file__).parent.parent / "nano"
 
 
 def load(

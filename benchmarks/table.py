@@ -77,6 +77,28 @@ def llama_cpp() -> str:
     return "\n".join(lines[:-1])
 
 
+def resident() -> str:
+    """The table of benchmarks/resident.py's last run."""
+    report = json.loads((RESULTS / "resident.json").read_text(encoding="utf-8"))
+    lines = [
+        f"{report['layers']} layers of V4-Flash's shapes, {report['experts GiB']:.1f} GiB of "
+        f"routed experts, random weights, 8,192 words; {report['machine']}; tokens/s of a "
+        f"prefill of {report['prompt']} tokens and of {report['steps']} steps after it "
+        "(`benchmarks/resident.py`):",
+        "",
+        "| cap | peak resident MiB | prefill | decode | prefill from disk | decode from disk "
+        "| tokens and logits |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        lines.append(
+            f"| {row['cap']} | {row['peak MiB']:,.0f} | {row['prefill']:.1f} | {row['decode']:.1f} "
+            f"| {row['prefill from disk']:.1f} | {row['decode from disk']:.1f} "
+            f"| {'the same' if row['same'] else 'DIFFER'} |"
+        )
+    return "\n".join(lines)
+
+
 def nano() -> str:
     """Size and training of the packaged model."""
     config = Config.load(packaged())
@@ -97,6 +119,7 @@ def main() -> None:
     parts = (
         ("README.md", "speed", speed),
         ("README.md", "nano", nano),
+        ("docs/architecture.md", "resident", resident),
         ("docs/protocol.md", "protocol", protocol),
         ("docs/llama_cpp.md", "llama.cpp", llama_cpp),
     )

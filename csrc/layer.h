@@ -10,6 +10,8 @@
 
 namespace dsv4 {
 
+class Residency;
+
 struct Hyper {
   Matrix fn;                     // F32 [(2 + hc)·hc, hc·d]; the output head's is [hc, hc·d]
   const float* scale = nullptr;  // [3]; the head's [1]
@@ -51,6 +53,7 @@ struct Mixture {
   const float* bias = nullptr;       // [experts], or
   const int64_t* table = nullptr;    // hash routing: [vocabulary, chosen]
   std::vector<Matrix> w1, w2, w3;    // routed experts
+  Residency* residency = nullptr;    // where they may not all be in memory
   Matrix shared1, shared2, shared3;
   Hyper hyper;
 };

@@ -15,6 +15,7 @@ struct Matrix {
   const void* data = nullptr;
   const float* fp8_scale = nullptr;    // [⌈rows/128⌉, ⌈columns/128⌉], powers of two
   const uint8_t* fp4_scale = nullptr;  // E8M0 [rows, columns/32]
+  int32_t unit = -1;  // of its model's Residency; −1: always in memory
 
   bool present() const { return data != nullptr; }
 

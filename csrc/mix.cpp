@@ -10,6 +10,7 @@
 #include "hyper.h"
 #include "inputs.h"
 #include "passes.h"
+#include "residency.h"
 #include "streams.h"
 #include "sublayers_isa.h"
 
@@ -74,6 +75,18 @@ void gate_product(float* up1, const float* up3, int64_t n, float limit, float p)
   }
 }
 
+// The products of a layer's experts; where not all may be in memory, as many at a time as fit.
+void multiply_experts(Pool& pool, Residency* residency, const std::vector<Product>& products,
+                      Arena& arena) {
+  if (residency == nullptr) return multiply(pool, products, arena);
+  std::vector<int32_t> units;
+  for (const Product& p : products) units.push_back(p.w->unit);
+  for (size_t first = 0, last; first < products.size(); first = last) {
+    last = first + residency->admit(&units[first], units.size() - first);
+    multiply(pool, {products.begin() + first, products.begin() + last}, arena);
+  }
+}
+
 void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x, Pool& pool,
               Arena& arena) {
   const Mixture& m = layer.mixture;
@@ -115,7 +128,7 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
       products.push_back({w, 0, inner, in.low(w->format), count, tokens, slots, y, inner});
     }
   });
-  multiply(pool, products, arena);
+  multiply_experts(pool, m.residency, products, arena);
 
   pool.run(rows * k + rows, 16, [&](int64_t slot, int) {
     const float p = slot < rows * k ? weights[slot] : 1.0f;
@@ -132,7 +145,7 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
         {&m.w2[e], 0, d, routed.low(m.w2[e].format), count, slots, slots, out, d});
   });
   products.push_back(whole(m.shared2, shared.low(m.shared2.format), out + rows * k * d));
-  multiply(pool, products, arena);
+  multiply_experts(pool, m.residency, products, arena);
 
   pool.run(rows, 4, [&](int64_t t, int) {
     const float* slots = out + t * k * d;

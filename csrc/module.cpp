@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -14,6 +15,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "residency.h"
 #include "sublayers.h"
 
 namespace nb = nanobind;
@@ -67,6 +69,30 @@ struct OwnedMatrix {
       throw std::invalid_argument(std::to_string(found) + " " + what + ", must be " +
                                   std::to_string(wanted));
     }
+  }
+};
+
+struct OwnedResidency {
+  Residency value;
+  std::vector<nb::object> kept;  // the files stay mapped as long as their pages may be given back
+
+  OwnedResidency(int64_t cap, int64_t fixed, const std::vector<std::pair<uintptr_t, int64_t>>& files)
+      : value(cap, fixed, regions(files)) {}
+  static Region region(const void* data, size_t bytes) {
+    const auto first = reinterpret_cast<uintptr_t>(data);
+    return {first, first + bytes};
+  }
+  static std::vector<Region> regions(const std::vector<std::pair<uintptr_t, int64_t>>& files) {
+    std::vector<Region> found;
+    for (const auto& [first, bytes] : files) found.push_back({first, first + bytes});
+    return found;
+  }
+  void add(nb::object matrix) {
+    OwnedMatrix& w = nb::cast<OwnedMatrix&>(matrix);
+    std::vector<Region> parts{region(w.data.data(), w.data.nbytes())};
+    if (w.bytes) parts.push_back(region(w.bytes->data(), w.bytes->nbytes()));
+    w.matrix.unit = value.add(parts);
+    kept.push_back(std::move(matrix));
   }
 };
 
@@ -240,6 +266,17 @@ NB_MODULE(_native, m) {
            nb::arg("window"), nb::arg("entries").none(), nb::arg("tail").none(),
            nb::arg("keys").none(), nb::arg("index_tail").none());
 
+  nb::class_<OwnedResidency>(m, "Residency")
+      .def(nb::init<int64_t, int64_t, const std::vector<std::pair<uintptr_t, int64_t>>&>(),
+           nb::arg("cap"), nb::arg("fixed"), nb::arg("mapped"))
+      .def("add", &OwnedResidency::add, nb::arg("matrix"))
+      .def("spare", [](OwnedResidency& r, Bytes bytes) {
+        r.value.spare(OwnedResidency::region(bytes.data(), bytes.nbytes()));
+        r.kept.push_back(nb::cast(bytes));
+      }, nb::arg("bytes"))
+      .def_prop_ro("held", [](const OwnedResidency& r) { return r.value.held(); })
+      .def_prop_ro("most_held", [](const OwnedResidency& r) { return r.value.most_held(); });
+
   using OwnedLayer = Owned<Layer>;
   nb::class_<OwnedLayer>(m, "Layer")
       .def("__init__", [](OwnedLayer* self, bool exact) {
@@ -270,6 +307,10 @@ NB_MODULE(_native, m) {
         x.w2.push_back(nb::cast<OwnedMatrix&>(w2).matrix);
         x.w3.push_back(nb::cast<OwnedMatrix&>(w3).matrix);
         for (auto* w : {&w1, &w2, &w3}) l.kept.push_back(std::move(*w));
+      })
+      .def("residency", [](OwnedLayer& l, nb::object residency) {
+        l.value.mixture.residency = &nb::cast<OwnedResidency&>(residency).value;
+        l.kept.push_back(std::move(residency));
       })
       .def("complete", [](OwnedLayer& l) { complete(l.value); })
       .def("attend", [](const OwnedLayer& l, const OwnedState& state, const Span& span,

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from dsv4.checkpoint import convert as module
-from dsv4.cli.convert import parse_size
 from dsv4.config import Config
 from dsv4.model.cache_size import cache_bytes
 
@@ -82,20 +81,6 @@ def test_bad_input(source, tmp_path):
     run("convert", source, out)
     assert "already holds a checkpoint" in fails("convert", source, out)
     run("convert", source, out, "--overwrite")
-
-
-@pytest.mark.parametrize(
-    ("text", "nbytes"),
-    [("5GB", 5 * 10**9), ("1.5 mib", 3 << 19), ("1000", 1000), ("2TB", 2 * 10**12), ("7kB", 7000)],
-)
-def test_sizes(text, nbytes):
-    assert parse_size(text) == nbytes
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-5GB", "0", "0GB", "5XB", "5 G B", "nan"])
-def test_bad_sizes(text):
-    with pytest.raises(ValueError, match=r"--shard-size .*: must be a size such as"):
-        parse_size(text)
 
 
 def test_inspect_prints_the_cache():

@@ -11,6 +11,7 @@ from dsv4.checkpoint.official import load_into
 from dsv4.checkpoint.packed import attach
 from dsv4.checkpoint.reader import PACKED, Checkpoint
 from dsv4.model.precision import EXACT, FAST
+from dsv4.model.residency import Limit
 from dsv4.model.transformer import Transformer
 from dsv4.model.twin import install
 
@@ -27,6 +28,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     mode: str | None = None,
+    max_resident: int | None = None,
 ) -> Transformer:
     """Read the checkpoint in `path` (default: the packaged nano model).
 
@@ -36,9 +38,13 @@ def load(
     as the release does (model/precision.py). With a `dtype` asked for, it is dequantised instead.
     Other checkpoints are read as `dtype`, by default float32. `model.mode` tells which it was.
 
+    `max_resident`, in bytes, is a target for the process's resident set: a packed model then holds
+    as many routed experts as fit, gives back the least recently used and reads them again from the
+    files, which changes its speed and nothing else. Its weights must not be written to.
+
     Raises CheckpointError for files that are missing, broken or do not fit their config,
     ConfigError for a config that no model can be built from, ValueError for a mode that is none
-    or that does not apply.
+    or that does not apply, and for a max_resident that is too small or cannot be kept.
     """
     if mode is not None and mode not in MODES:
         raise ValueError(f"mode = {mode!r}: must be fast or exact")
@@ -46,13 +52,22 @@ def load(
     if dtype is None and _is_quantised(checkpoint):
         with torch.device("meta"):
             model = Transformer(checkpoint.config, precision=MODES[mode or "fast"])
-        attach(model, checkpoint)
+        mapped = attach(model, checkpoint)
         model = model.to(device).eval()
-        install(model)
+        limit = None if max_resident is None else Limit(max_resident, mapped)
+        if not install(model, limit) and limit is not None:
+            raise ValueError(
+                f"max_resident = {max_resident:,} is kept by the native operators, which do not "
+                "run this model here: install a C++20 compiler and dsv4 again, unset DSV4_NATIVE, "
+                "keep the model on the CPU, or load it without max_resident"
+            )
         return model
-    if mode is not None:
-        why = "holds no FP8 or FP4 weights" if dtype is None else f"is dequantised to {dtype}"
-        raise ValueError(f"mode = {mode!r} is for packed weights, and {checkpoint.path} {why}")
+    for option, value in (("mode", mode), ("max_resident", max_resident)):
+        if value is not None:
+            why = "holds no FP8 or FP4 weights" if dtype is None else f"is dequantised to {dtype}"
+            raise ValueError(
+                f"{option} = {value!r} is for packed weights, and {checkpoint.path} {why}"
+            )
     model = Transformer(checkpoint.config, dtype or torch.float32).to(device)
     load_into(model, checkpoint)
     return model.eval()

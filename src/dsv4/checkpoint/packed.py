@@ -17,8 +17,10 @@ EXPERT = re.compile(r"(?P<experts>.*\.ffn\.experts)\.(?P<number>\d+)\.(?P<matrix
 
 
 @torch.no_grad()
-def attach(model: Transformer, checkpoint: Checkpoint) -> None:
+def attach(model: Transformer, checkpoint: Checkpoint) -> list[tuple[int, int]]:
     """Give a packed model, made on the meta device, the tensors of the files.
+
+    Returns address and bytes of each mapped file.
 
     Matrices are not read here, so a NaN in one shows only in the logits; the rest is checked.
     Raises: MismatchError if the files do not hold the model; CheckpointError, naming the tensor,
@@ -26,8 +28,10 @@ def attach(model: Transformer, checkpoint: Checkpoint) -> None:
     """
     specs = weights(checkpoint.config)
     checkpoint.check({name: spec.shape for name, spec in specs.items()})
+    places = set()
     for name in checkpoint.in_shard_order(specs):
         weight, scale = _stored(checkpoint, name, specs[name])
+        places.add(checkpoint.place(name))
         expert = EXPERT.fullmatch(name)
         if expert is None:
             _place(model, name, weight, scale)
@@ -35,6 +39,7 @@ def attach(model: Transformer, checkpoint: Checkpoint) -> None:
         experts = model.get_submodule(expert["experts"])
         assert isinstance(experts, PackedExperts)
         experts.attach(expert["matrix"], int(expert["number"]), weight, scale)
+    return sorted(places)
 
 
 def _stored(checkpoint: Checkpoint, name: str, spec: WeightSpec) -> tuple[Tensor, Tensor | None]:

@@ -151,10 +151,11 @@ class Checkpoint:
         """The stored bytes of `name`, in the dtype and shape of the file, as a view of the mapped
         file; only one shard is kept open here.
         """
-        stored = self._stored(name)
-        if self._shard is None or self._shard[0] != stored.file:
-            self._shard = stored.file, Shard(self.path / stored.file)
-        return self._shard[1].tensor(name)
+        return self._open(name).tensor(name)
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Address and bytes of the mapped file that `view` of this name lies in."""
+        return self._open(name).place
 
     def check_values(self, name: str, data: Tensor) -> None:
         """Raise CheckpointError, naming the tensor, for NaN, infinity, or experts that are none."""
@@ -231,6 +232,12 @@ class Checkpoint:
             )
 
     # ---- data ----------------------------------------------------------------------------
+
+    def _open(self, name: str) -> Shard:
+        file = self._stored(name).file
+        if self._shard is None or self._shard[0] != file:
+            self._shard = file, Shard(self.path / file)
+        return self._shard[1]
 
     def _stored(self, name: str) -> StoredTensor:
         try:

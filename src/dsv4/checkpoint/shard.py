@@ -32,6 +32,12 @@ class Shard:
             self.data = torch.frombuffer(_map(file.fileno()), dtype=torch.uint8)[8 + length :]
         self.start = 8 + length
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Address and bytes of the mapped file."""
+        whole = self.data.untyped_storage()
+        return whole.data_ptr(), whole.nbytes()
+
     def tensor(self, name: str) -> Tensor:
         """A view of the file, or a copy where the tensor does not begin at a multiple of its
         element's size: not every processor can read it there.

@@ -28,6 +28,13 @@ Mode = Annotated[
     str | None,
     typer.Option(help="How a packed model computes: fast, or exact as the release rounds."),
 ]
+MaxResident = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep the process's memory near this size, such as 4GiB: experts of a packed model "
+        "are read from the files when they are needed."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 
 
@@ -43,6 +50,7 @@ def generate(
     stop: Stop = None,
     dtype: Dtype = None,
     mode: Mode = None,
+    max_resident: MaxResident = None,
     threads: Threads = None,
 ) -> None:
     """Continue a text, as it comes from the model, without the chat protocol."""
@@ -51,7 +59,7 @@ def generate(
 
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
-        model, tokenizer = session.load_pair(checkpoint, dtype, mode, threads)
+        model, tokenizer = session.load_pair(checkpoint, dtype, mode, max_resident, threads)
         text = sys.stdin.read() if prompt == "-" else prompt
         session.continue_text(model, tokenizer, text, sampling)
 
@@ -68,6 +76,7 @@ def chat(
     stop: Stop = None,
     dtype: Dtype = None,
     mode: Mode = None,
+    max_resident: MaxResident = None,
     threads: Threads = None,
 ) -> None:
     """Chat with a model. Reads lines from stdin when that is not a terminal."""
@@ -77,6 +86,8 @@ def chat(
 
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
-        dialogue = Chat(*session.load_pair(checkpoint, dtype, mode, threads), sampling)
+        dialogue = Chat(
+            *session.load_pair(checkpoint, dtype, mode, max_resident, threads), sampling
+        )
         session.set_effort(dialogue, effort)
     session.converse(dialogue)

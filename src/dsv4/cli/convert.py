@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsv4.cli.errors import one_line_errors
+from dsv4.cli.sizes import parse_size
 
 if TYPE_CHECKING:
     from dsv4.checkpoint.convert import Conversion
-
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 class Experts(StrEnum):
@@ -66,7 +63,7 @@ def convert(
                 out,
                 experts=experts,
                 dense=dense,
-                shard_size=None if shard_size is None else parse_size(shard_size),
+                shard_size=None if shard_size is None else parse_size(shard_size, "--shard-size"),
                 allow_rounding=allow_rounding,
                 overwrite=overwrite,
             )
@@ -75,14 +72,6 @@ def convert(
             typer.echo(f"dsv4: interrupted; {kept}; the same command goes on", err=True)
             raise typer.Exit(130) from None
     _print(out, done)
-
-
-def parse_size(text: str) -> int:
-    """`5GB` → 5,000,000,000. Raises ValueError for what is no size."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in UNITS or float(match[1]) == 0:
-        raise ValueError(f"--shard-size {text}: must be a size such as 5GB, 500MiB or 1000000")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def _print(out: Path, done: Conversion) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dsv4.chat import Chat, Piece
 from dsv4.checkpoint.load import load, packaged
+from dsv4.cli.sizes import parse_size
 from dsv4.generation import Reply, Sampling
 from dsv4.interrupt import interruptible
 from dsv4.model.transformer import Transformer
@@ -23,7 +24,11 @@ HELP = "/reset forgets the dialogue · /effort none|high|max · /exit leaves · 
 
 
 def load_pair(
-    folder: Path | None, dtype: str | None, mode: str | None, threads: int | None
+    folder: Path | None,
+    dtype: str | None,
+    mode: str | None,
+    max_resident: str | None,
+    threads: int | None,
 ) -> tuple[Transformer, Tokenizer]:
     """The model of a folder, or the packaged one, and its tokenizer. Raises ValueError."""
     dtypes = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,7 +38,8 @@ def load_pair(
         if threads < 1:
             raise ValueError(f"threads = {threads}: must be at least 1")
         torch.set_num_threads(threads)
-    model = load(folder, dtypes[dtype], mode=mode)
+    cap = None if max_resident is None else parse_size(max_resident, "--max-resident")
+    model = load(folder, dtypes[dtype], mode=mode, max_resident=cap)
     return model, Tokenizer.load(packaged() if folder is None else folder)
 
 

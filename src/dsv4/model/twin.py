@@ -19,6 +19,7 @@ from dsv4.model.block import Block
 from dsv4.model.cache import CompressorState, LayerState
 from dsv4.model.compressor import Compressor
 from dsv4.model.moe import PackedExperts
+from dsv4.model.residency import Limit, residency
 from dsv4.model.span import Span
 from dsv4.model.transformer import Transformer
 from dsv4.ops import native
@@ -32,11 +33,11 @@ INTEGERS = (
 NUMBERS = "hc_eps rms_norm_eps swiglu_limit routed_scaling_factor"
 
 
-def install(model: Transformer) -> bool:
-    """Let native twins run a packed model on a CPU; True if they do.
+def install(model: Transformer, limit: Limit | None = None) -> bool:
+    """Let native twins run a packed model on a CPU, its resident set limited; True if they do.
 
     False without the native module, and, said in a warning, for shapes or scales that it does not
-    know: then the plain operators run.
+    know: then the plain operators run. Raises ValueError for a limit that is too small.
     """
     module = native.module()
     if module is None or not model.precision.packed or model.device.type != "cpu":
@@ -44,7 +45,8 @@ def install(model: Transformer) -> bool:
     try:
         _check(model.config)
         blocks = [block for block in (*model.layers, *model.mtp) if isinstance(block, Block)]
-        twins = [LayerTwin(module, block, layer) for layer, block in enumerate(blocks)]
+        held = None if limit is None else residency(module, model, limit)
+        twins = [LayerTwin(module, block, layer, held) for layer, block in enumerate(blocks)]
         head = HeadTwin(module, model)
     except UnsupportedError as error:
         warnings.warn(f"plain operators run this model: {error}", RuntimeWarning, stacklevel=2)
@@ -98,7 +100,7 @@ def _floats(tensor: Tensor) -> Tensor:
 class LayerTwin:
     """One block's two sub-layers."""
 
-    def __init__(self, module: ModuleType, block: Block, layer: int):
+    def __init__(self, module: ModuleType, block: Block, layer: int, held: Any = None):
         config = block.config
         self.module, self.config, self.layer = module, config, layer
         self.precision, self.ratio = block.precision, block.attn.ratio
@@ -125,7 +127,7 @@ class LayerTwin:
                 self._vector(f"{prefix}ape", compressor.ape)
         if block.attn.indexer is not None:
             self._add("indexer.", block.attn.indexer, ("wq_b", "weights_proj"))
-        self._mixture(block)
+        self._mixture(block, held)
         self.native.complete()
 
     def _vector(self, name: str, tensor: Tensor) -> None:
@@ -149,7 +151,7 @@ class LayerTwin:
             for name in ("base", "scale"):
                 self._vector(f"hc_{part}_{name}", getattr(block, f"hc_{part}_{name}"))
 
-    def _mixture(self, block: Block) -> None:
+    def _mixture(self, block: Block, held: Any) -> None:
         moe, experts = block.ffn, block.ffn.experts
         assert isinstance(experts, PackedExperts)
         self._matrix("gate", moe.gate.weight)
@@ -159,7 +161,13 @@ class LayerTwin:
             self._vector("gate.bias", moe.gate.bias)
         self._add("shared_experts.", moe.shared_experts, ("w1", "w2", "w3"))
         for expert in range(self.config.n_routed_experts):
-            self.native.expert(*(matrix(self.module, *pair) for pair in experts.matrices(expert)))
+            made = [matrix(self.module, *pair) for pair in experts.matrices(expert)]
+            if held is not None:
+                for each in made:
+                    held.add(each)
+            self.native.expert(*made)
+        if held is not None:
+            self.native.residency(held)
 
     # ---- the calls ---------------------------------------------------------------------------
 

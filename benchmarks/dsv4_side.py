@@ -73,9 +73,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--mode", help="mode of dsv4.load; default: its own")
+    parser.add_argument("--copy", action="store_true", help="dsv4.load(..., copy=True)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = dsv4.load(args.checkpoint, **({"mode": args.mode} if args.mode else {}))
+    model = dsv4.load(args.checkpoint, mode=args.mode, copy=args.copy)
     if args.kind == "decode":
         run = dsv4_decode(model, args.tokens, args.steps)
     else:

@@ -54,6 +54,7 @@ class Dsv4:
         command = [sys.executable, HERE / "dsv4_side.py", args.checkpoint, case.kind, case.n]
         command += ["--steps", case.steps, "--threads", args.threads]
         command += ["--mode", args.mode] if args.mode else []
+        command += ["--copy"] if args.copy else []
         self._process = subprocess.Popen(
             [sys.executable, HERE / "peak.py", *map(str, command)],
             stdin=subprocess.PIPE,
@@ -173,6 +174,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--llama-bench", default=os.environ.get("LLAMA_BENCH", "llama-bench"))
     parser.add_argument("--llama-flags", default=FLAGS, help=f"default '{FLAGS}'")
     parser.add_argument("--mode", help="mode of dsv4.load; default: its own")
+    parser.add_argument("--copy", action="store_true", help="dsv4.load(..., copy=True)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--deep-rounds", type=int, default=3, help=f"from {DEEP} tokens on")
     parser.add_argument("--steps", type=int, default=64)
@@ -197,6 +199,7 @@ def main() -> None:
             "shape": args.shape,
             "machine": f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}",
             "mode": args.mode,
+            "copy": args.copy,
             "llama.cpp": args.llama_flags,
             "rows": rows,
         }

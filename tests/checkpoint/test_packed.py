@@ -132,3 +132,13 @@ def test_nan_in_a_matrix_shows_in_the_logits(folder):
     change(folder, {"layers.0.attn.wkv.weight": spoiled})
     for mode in ("fast", "exact"):
         assert dsv4.load(folder, mode=mode)(IDS).isnan().any()
+
+
+def test_a_copied_model_is_the_mapped_one(folder):
+    copied, mapped = dsv4.load(folder, copy=True), dsv4.load(folder)
+    with torch.inference_mode():
+        assert torch.equal(copied(IDS), mapped(IDS))
+    with pytest.raises(ValueError, match="leave out max_resident"):
+        dsv4.load(folder, copy=True, max_resident=1 << 40)
+    with pytest.raises(ValueError, match="copy = True is for packed weights"):
+        dsv4.load(folder, torch.float32, copy=True)

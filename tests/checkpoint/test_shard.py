@@ -51,6 +51,15 @@ def test_tensors_as_safetensors_reads_them(tmp_path):
         assert same(shard.tensor(name), tensor) and same(read[name], tensor), name
 
 
+def test_a_copy_holds_the_same_and_outlives_its_file(tmp_path):
+    file = tmp_path / "x.safetensors"
+    save_file(TENSORS, file)
+    shard = Shard(file, copy=True)
+    file.write_bytes(b"")  # a mapped file would be gone with this
+    for name, tensor in TENSORS.items():
+        assert same(shard.tensor(name), tensor), name
+
+
 @pytest.mark.parametrize("odd", range(8))
 @pytest.mark.parametrize("order", [list(TENSORS), list(TENSORS)[::-1]])
 def test_unaligned_tensors_are_copied_and_others_viewed(odd, order, tmp_path):

@@ -76,11 +76,12 @@ class Checkpoint:
     """A checkpoint that is open for reading; `config` and `tensors` are known, no data is loaded.
 
     Raises: CheckpointError for a missing folder, config, index or shard, a shard that is truncated
-    or no safetensors file, or an index that places a tensor where it is not.
+    or no safetensors file, or an index that places a tensor where it is not. With `copy`, views are
+    of a copy of their shard in memory, not of the mapped file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, copy: bool = False):
+        self.path, self.copy = Path(path), copy
         if not self.path.is_dir():
             raise CheckpointError(f"there is no checkpoint folder {self.path}")
         try:
@@ -236,7 +237,7 @@ class Checkpoint:
     def _open(self, name: str) -> Shard:
         file = self._stored(name).file
         if self._shard is None or self._shard[0] != file:
-            self._shard = file, Shard(self.path / file)
+            self._shard = file, Shard(self.path / file, copy=self.copy)
         return self._shard[1]
 
     def _stored(self, name: str) -> StoredTensor:

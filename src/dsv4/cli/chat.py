@@ -35,6 +35,9 @@ MaxResident = Annotated[
         "are read from the files when they are needed."
     ),
 ]
+Copy = Annotated[
+    bool, typer.Option("--copy", help="Copy a packed model's files into memory: faster decoding.")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 
 
@@ -51,6 +54,7 @@ def generate(
     dtype: Dtype = None,
     mode: Mode = None,
     max_resident: MaxResident = None,
+    copy: Copy = False,
     threads: Threads = None,
 ) -> None:
     """Continue a text, as it comes from the model, without the chat protocol."""
@@ -59,7 +63,7 @@ def generate(
 
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
-        model, tokenizer = session.load_pair(checkpoint, dtype, mode, max_resident, threads)
+        model, tokenizer = session.load_pair(checkpoint, dtype, mode, max_resident, copy, threads)
         text = sys.stdin.read() if prompt == "-" else prompt
         session.continue_text(model, tokenizer, text, sampling)
 
@@ -77,6 +81,7 @@ def chat(
     dtype: Dtype = None,
     mode: Mode = None,
     max_resident: MaxResident = None,
+    copy: Copy = False,
     threads: Threads = None,
 ) -> None:
     """Chat with a model. Reads lines from stdin when that is not a terminal."""
@@ -87,7 +92,7 @@ def chat(
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
         dialogue = Chat(
-            *session.load_pair(checkpoint, dtype, mode, max_resident, threads), sampling
+            *session.load_pair(checkpoint, dtype, mode, max_resident, copy, threads), sampling
         )
         session.set_effort(dialogue, effort)
     session.converse(dialogue)

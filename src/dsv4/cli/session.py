@@ -28,6 +28,7 @@ def load_pair(
     dtype: str | None,
     mode: str | None,
     max_resident: str | None,
+    copy: bool,
     threads: int | None,
 ) -> tuple[Transformer, Tokenizer]:
     """The model of a folder, or the packaged one, and its tokenizer. Raises ValueError."""
@@ -39,7 +40,7 @@ def load_pair(
             raise ValueError(f"threads = {threads}: must be at least 1")
         torch.set_num_threads(threads)
     cap = None if max_resident is None else parse_size(max_resident, "--max-resident")
-    model = load(folder, dtypes[dtype], mode=mode, max_resident=cap)
+    model = load(folder, dtypes[dtype], mode=mode, max_resident=cap, copy=copy)
     return model, Tokenizer.load(packaged() if folder is None else folder)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -21,7 +22,7 @@ def module() -> ModuleType | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        from dsv4 import _native
+        return import_module("dsv4._native")
     except ImportError as error:
         warnings.warn(
             f"dsv4 runs on its plain operators, which are slower: the native module is not there "
@@ -31,7 +32,6 @@ def module() -> ModuleType | None:
             stacklevel=2,
         )
         return None
-    return _native
 
 
 def use_threads(native: ModuleType) -> None:

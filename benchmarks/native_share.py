@@ -1,0 +1,69 @@
+"""How much of a decoded token's time is spent outside native code.
+
+    python benchmarks/native_share.py CHECKPOINT [--context 512] [--steps 300] [--threads 2]
+
+Tokens are decoded twice over: as they are, and with each native call replaced by nothing, which
+leaves Python, torch and the calls themselves. The share is the second time over the first, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dsv4
+from dsv4.generation import prefill
+
+
+class Nothing:
+    """Stands in for a native layer or head: takes the call, does nothing."""
+
+    def attend(self, *arguments: Any) -> None:
+        """Layer.attend."""
+
+    def mix(self, *arguments: Any) -> None:
+        """Layer.mix."""
+
+    def logits(self, *arguments: Any) -> None:
+        """Head.logits."""
+
+
+def step_seconds(model: dsv4.Transformer, context: int, steps: int) -> float:
+    """Median time of one decoded token after `context` others."""
+    cache, token = model.new_cache(1), torch.tensor([[1]])
+    prefill(model, [[1] * context], cache)
+    times = []
+    with torch.inference_mode():
+        for _ in range(steps):
+            start = time.perf_counter()
+            model(token, cache)
+            times.append(time.perf_counter() - start)
+            cache.truncate(context)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = dsv4.load(args.checkpoint)
+    whole = step_seconds(model, args.context, args.steps)
+    twins = [layer.attend.__self__ for layer in model.layers]  # type: ignore[union-attr]
+    for twin in (*twins, model.logits.__self__):  # type: ignore[attr-defined]
+        twin.native = Nothing()
+    outside = step_seconds(model, args.context, args.steps)
+    print(f"{whole * 1e6:.0f} µs a token, {outside * 1e6:.0f} µs outside: {outside / whole:.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -44,8 +44,8 @@ void dot_rows(const Matrix& w, int64_t first, int count, const typename Row::Ope
     add(row2, sum2);
     add(row3, sum3);
   }
-  const v16 sums[TILE] = {sum0, sum1, sum2, sum3};
-  for (int i = 0; i < count; ++i) y[i] = sum(sums[i]);
+  const float found[TILE] = {sum(sum0), sum(sum1), sum(sum2), sum(sum3)};
+  std::memcpy(y, found, count * sizeof(float));
 }
 
 // ---- many rows of x: unpack a panel, run tiles over it ------------------------------------------

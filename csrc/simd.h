@@ -50,14 +50,10 @@ inline v16 load_part(const float* p, int64_t count) {
 
 // One tree for every sum over lanes: 16 → 8 → 4 → 2 → 1, halves added.
 inline float sum(v16 v) {
-  v8 low, high;
-  std::memcpy(&low, &v, sizeof low);
-  std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-  const v8 eight = low + high;
-  v4 first, second;
-  std::memcpy(&first, &eight, sizeof first);
-  std::memcpy(&second, reinterpret_cast<const char*>(&eight) + sizeof first, sizeof second);
-  const v4 four = first + second;
+  const v8 eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const v4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                  __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 

@@ -60,9 +60,11 @@ def llama_cpp() -> str:
     lines = []
     for file in sorted(RESULTS.glob("llama_cpp_*.json")):
         report = json.loads(file.read_text(encoding="utf-8"))
+        copied = ", weights copied into memory" if report["copy"] else ", weights mapped"
         lines += [
-            f"Shape `{report['shape']}`, {report['machine']}; llama-bench `{report['llama.cpp']}`; "
-            "tokens/s and peak MiB, medians of alternating rounds (`benchmarks/llama_cpp.py`):",
+            f"Shape `{report['shape']}`, packed{copied}, {report['machine']}; llama-bench "
+            f"`{report['llama.cpp']}`; tokens/s and peak MiB, medians of alternating rounds, the "
+            "ratio's too (`benchmarks/llama_cpp.py`):",
             "",
             "| | dsv4 | llama.cpp | ratio | bound | dsv4 MiB | llama.cpp MiB |",
             "| --- | --- | --- | --- | --- | --- | --- |",
@@ -99,6 +101,25 @@ def resident() -> str:
     return "\n".join(lines)
 
 
+def modes() -> str:
+    """The table of benchmarks/modes.py's last run."""
+    report = json.loads((RESULTS / "modes.json").read_text(encoding="utf-8"))
+    lines = [
+        f"Against the dequantised model, {report['tokens']:,} tokens that nano drew itself "
+        "(`benchmarks/modes.py`):",
+        "",
+        "| | logits' relative error, median | largest | same likeliest token | KL |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for mode in ("fast", "exact"):
+        row = report["modes"][mode]
+        lines.append(
+            f"| {mode} | {row['median_error']:.1%} | {row['largest_error']:.0%} "
+            f"| {row['same_token']:.1%} | {row['kl']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
 def nano() -> str:
     """Size and training of the packaged model."""
     config = Config.load(packaged())
@@ -118,10 +139,11 @@ def main() -> None:
     """Replace what stands between the markers."""
     parts = (
         ("README.md", "speed", speed),
+        ("README.md", "llama.cpp", llama_cpp),
         ("README.md", "nano", nano),
+        ("docs/architecture.md", "modes", modes),
         ("docs/architecture.md", "resident", resident),
         ("docs/protocol.md", "protocol", protocol),
-        ("docs/llama_cpp.md", "llama.cpp", llama_cpp),
     )
     for file, name, make in parts:
         text = (ROOT / file).read_text(encoding="utf-8")

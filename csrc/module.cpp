@@ -72,17 +72,19 @@ struct OwnedMatrix {
   }
 };
 
+using Places = std::vector<std::pair<uintptr_t, int64_t>>;  // addresses and bytes
+
 struct OwnedResidency {
   Residency value;
   std::vector<nb::object> kept;  // the files stay mapped as long as their pages may be given back
 
-  OwnedResidency(int64_t cap, int64_t fixed, const std::vector<std::pair<uintptr_t, int64_t>>& files)
+  OwnedResidency(int64_t cap, int64_t fixed, const Places& files)
       : value(cap, fixed, regions(files)) {}
   static Region region(const void* data, size_t bytes) {
     const auto first = reinterpret_cast<uintptr_t>(data);
     return {first, first + bytes};
   }
-  static std::vector<Region> regions(const std::vector<std::pair<uintptr_t, int64_t>>& files) {
+  static std::vector<Region> regions(const Places& files) {
     std::vector<Region> found;
     for (const auto& [first, bytes] : files) found.push_back({first, first + bytes});
     return found;
@@ -267,7 +269,7 @@ NB_MODULE(_native, m) {
            nb::arg("keys").none(), nb::arg("index_tail").none());
 
   nb::class_<OwnedResidency>(m, "Residency")
-      .def(nb::init<int64_t, int64_t, const std::vector<std::pair<uintptr_t, int64_t>>&>(),
+      .def(nb::init<int64_t, int64_t, const Places&>(),
            nb::arg("cap"), nb::arg("fixed"), nb::arg("mapped"))
       .def("add", &OwnedResidency::add, nb::arg("matrix"))
       .def("spare", [](OwnedResidency& r, Bytes bytes) {

@@ -2,8 +2,8 @@
 //
 //   bytes of units in memory ≤ cap − max(fixed, what else the process holds now)
 //
-// A unit is one matrix of one expert: the pages of mapped files that hold its bytes and scales. They
-// are never written, so a page that is given back is read again from the file when it is touched.
+// A unit is one matrix of one expert: the pages of mapped files that hold its bytes and scales.
+// They are never written, so a page that was given back is read again when it is touched.
 #pragma once
 
 #include <cstddef>

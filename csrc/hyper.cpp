@@ -8,7 +8,13 @@ inline float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 // Softmax over the last axis plus eps, then columns once, and rows and columns in turn.
 void sinkhorn4(float* comb, int64_t iterations, float eps) {
   v16 v = load(comb);
-  const auto swap = [](v16 x, i16 places) { return __builtin_shuffle(x, places); };
+  const auto swap = [](v16 x, i16 places) {
+#if defined(__clang__)
+    return __builtin_shufflevector(x, places);
+#else
+    return __builtin_shuffle(x, places);
+#endif
+  };
   const i16 in_row1{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
   const i16 in_row2{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13};
   const i16 in_column1{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11};

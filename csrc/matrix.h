@@ -17,8 +17,6 @@ struct Matrix {
   const uint8_t* fp4_scale = nullptr;  // E8M0 [rows, columns/32]
   int32_t unit = -1;  // of its model's Residency; −1: always in memory
 
-  bool present() const { return data != nullptr; }
-
   int64_t row_bytes() const {
     switch (format) {
       case Format::F32: return 4 * columns;

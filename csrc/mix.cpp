@@ -69,8 +69,8 @@ void route(const Mixture& m, float* scores, int64_t id, int32_t* experts, float*
 void gate_product(float* up1, const float* up3, int64_t n, float limit, float p) {
   const v16 bound = splat(limit), one = splat(1.0f);
   for (int64_t i = 0; i < n; i += LANES) {
-    const v16 a = minimum(load(up1 + i), bound);
-    const v16 b = minimum(maximum(load(up3 + i), -bound), bound);
+    const v16 a = minimum(bound, load(up1 + i));
+    const v16 b = minimum(bound, maximum(-bound, load(up3 + i)));
     store(up1 + i, a / (one + exponential(-a)) * b * p);
   }
 }

@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <algorithm>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -41,11 +42,16 @@ void Pool::resize(int threads) {
 }
 
 void Pool::claim(int worker) {
-  for (;;) {
-    const int64_t first = next_.fetch_add(grain_, std::memory_order_relaxed);
-    if (first >= tasks_) return;
-    const int64_t last = std::min(first + grain_, tasks_);
-    for (int64_t task = first; task < last; ++task) call_(context_, task, worker);
+  try {
+    for (;;) {
+      const int64_t first = next_.fetch_add(grain_, std::memory_order_relaxed);
+      if (first >= tasks_) return;
+      const int64_t last = std::min(first + grain_, tasks_);
+      for (int64_t task = first; task < last; ++task) call_(context_, task, worker);
+    }
+  } catch (...) {  // most likely no memory; the tasks that are left are left
+    next_.store(tasks_, std::memory_order_relaxed);
+    if (!failed_.exchange(true)) failure_ = std::current_exception();
   }
 }
 
@@ -58,6 +64,10 @@ void Pool::region(int64_t tasks, int64_t grain) {
   claim(0);
   region_.fetch_add(1);  // closes: a worker that has not come yet will not
   while (inside_.load() > 0) pause_cpu();
+  if (failed_.load(std::memory_order_relaxed)) {
+    failed_ = false;
+    std::rethrow_exception(std::exchange(failure_, nullptr));
+  }
 }
 
 void Pool::work(int worker) {

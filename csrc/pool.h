@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <thread>
 #include <type_traits>
@@ -20,7 +21,8 @@ class Pool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
   void resize(int threads);
 
-  // `grain` tasks are taken at a time; so many or fewer are not worth a second thread.
+  // `grain` tasks are taken at a time; so many or fewer are not worth a second thread. What a task
+  // throws is thrown here, once all threads are out of the region.
   template <class F>
   void run(int64_t tasks, int64_t grain, F&& body) {
     if (tasks <= grain || workers_.empty()) {
@@ -48,7 +50,8 @@ class Pool {
   alignas(64) std::atomic<uint32_t> region_{0};  // odd while a region is open
   alignas(64) std::atomic<int> inside_{0};       // workers that look at the open region
   alignas(64) std::atomic<int> asleep_{0};
-  std::atomic<bool> stop_{false};
+  std::atomic<bool> stop_{false}, failed_{false};
+  std::exception_ptr failure_;  // the first
 };
 
 }  // namespace dsv4

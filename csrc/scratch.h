@@ -1,6 +1,7 @@
 // Memory that a call takes piece by piece and gives back whole; it is kept for the next call.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -25,11 +26,6 @@ class Arena {
     at_ = mark.block;
     used_ = mark.used;
   }
-  int64_t capacity() const {
-    int64_t total = 0;
-    for (const auto& block : blocks_) total += block.size;
-    return total;
-  }
 
  private:
   struct Free {
@@ -37,25 +33,30 @@ class Arena {
   };
   struct Block {
     std::unique_ptr<void, Free> data;
-    int64_t size;
+    int64_t size = 0;
   };
 
   void* bytes(int64_t count) {
     count = (count + 63) / 64 * 64 + 64;  // a vector may be read past the end
-    while (at_ < blocks_.size() && used_ + count > blocks_[at_].size) {
-      ++at_;
-      used_ = 0;
-    }
-    if (at_ == blocks_.size()) {
-      const int64_t size = std::max<int64_t>(count, 1 << 20);
-      void* data = std::aligned_alloc(64, size);
-      if (data == nullptr) throw std::bad_alloc();
-      blocks_.push_back({std::unique_ptr<void, Free>(data), size});
-      used_ = 0;
-    }
+    if (at_ == blocks_.size() || used_ + count > blocks_[at_].size) next_block(count);
     void* found = static_cast<char*>(blocks_[at_].data.get()) + used_;
     used_ += count;
     return found;
+  }
+
+  // An empty block with room for `count` bytes. One that is too small is replaced, since what is
+  // asked for grows with the context, a little each time, and small ones would pile up.
+  void next_block(int64_t count) {
+    if (used_ > 0) ++at_;
+    used_ = 0;
+    if (at_ == blocks_.size()) blocks_.emplace_back();
+    Block& block = blocks_[at_];
+    if (count <= block.size) return;
+    block = {};  // first, so that both are never held
+    const int64_t size = std::max<int64_t>((count + count / 4 + 63) / 64 * 64, 1 << 20);
+    block.data.reset(std::aligned_alloc(64, size));
+    if (block.data == nullptr) throw std::bad_alloc();
+    block.size = size;
   }
 
   std::vector<Block> blocks_;

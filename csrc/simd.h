@@ -38,6 +38,7 @@ inline To bits(From from) {
 }
 
 inline v16 fma(v16 a, v16 b, v16 c) { return a * b + c; }  // contracted where there is an FMA
+// b where either is NaN: what may be NaN and must stay it comes second.
 inline v16 maximum(v16 a, v16 b) { return a > b ? a : b; }
 inline v16 minimum(v16 a, v16 b) { return a < b ? a : b; }
 
@@ -57,15 +58,9 @@ inline float sum(v16 v) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-inline float largest(v16 v) {
-  float m = v[0];
-  for (int i = 1; i < LANES; ++i) m = v[i] > m ? v[i] : m;
-  return m;
-}
-
 // e^x for x ≤ 88: 2^n · p(f), n the nearest integer to x·log2(e); relative error below 3e-7.
 inline v16 exponential(v16 x) {
-  x = minimum(maximum(x, splat(-104.0f)), splat(88.0f));
+  x = minimum(splat(88.0f), maximum(splat(-104.0f), x));
   const v16 shift = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
   const v16 n = fma(x, splat(1.44269504f), shift) - shift;
   v16 f = fma(n, splat(-0.693359375f), x);

@@ -1,5 +1,7 @@
 """Native sub-layers: near their plain twins, and equal to themselves however tokens come."""
 
+import copy
+import io
 import warnings
 
 import pytest
@@ -141,3 +143,48 @@ def test_shapes_beyond_the_native_ones_run_plain_and_say_so(make_checkpoint, ids
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error")
         assert model(ids[:, :20]).isfinite().all()
+
+
+POISON = {torch.float8_e4m3fn: 0x7F, torch.uint8: 0xFF}
+
+
+@pytest.mark.parametrize("name", ["shared_experts.w1", "shared_experts.w3", "experts.0.w1"])
+def test_a_nan_in_an_expert_shows_in_the_logits(folder, ids, name):
+    model = dsv4.load(folder)
+    part = model.layers[2].ffn
+    if name == "experts.0.w1":
+        bad = part.experts.w1_scale[0].view(torch.uint8).view(-1)
+    else:
+        bad = part.get_submodule(name).weight.view(-1)
+    with torch.inference_mode():
+        assert model(ids[:1]).isfinite().all()
+        bad.view(torch.uint8)[3] = POISON[bad.dtype]  # the file stays as it is
+        assert model(ids[:1]).isnan().any()
+
+
+def test_copies_of_a_model_and_of_a_cache_go_on_alike(model, ids, whole):
+    cache = model.new_cache(3)
+    with torch.inference_mode():
+        model(ids[:, :90], cache)
+        other, stored = copy.deepcopy(cache), io.BytesIO()
+        torch.save(cache, stored)
+        stored.seek(0)
+        third = torch.load(stored, weights_only=False)
+        for each in (cache, other, third):
+            assert torch.equal(model(ids[:, 90:], each), whole[:, 90:])
+        twin = copy.deepcopy(model)
+        assert not is_native(twin) and is_native(model)
+        assert (twin(ids) - whole).abs().mean() < 0.1 * whole.abs().mean()
+
+
+def test_entries_that_plain_operators_stored_are_seen(model, plain, ids):
+    cache, theirs = model.new_cache(3), plain.new_cache(3)
+    with torch.inference_mode():
+        model(ids[:, :20], cache)
+        plain(ids[:, :20], theirs)
+        for c in (cache, theirs):
+            plain(ids[:, 20:70], c)  # more entries than there was room for
+            c.truncate(60)
+        found, expected = model(ids[:, 60:64], cache), plain(ids[:, 60:64], theirs)
+    change = (found - expected).flatten(0, 1).norm(dim=-1)
+    assert (change / expected.flatten(0, 1).norm(dim=-1)).median() < 0.03

@@ -1,11 +1,14 @@
 """The native operators against float64 and their plain twins, on every instruction set there is."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from dsv4.model.twin import matrix
+from dsv4.model.twin import UnsupportedError, matrix
 from dsv4.ops import hyper, indexer, native
 from dsv4.quant import entries, fp4, fp8
 
@@ -135,6 +138,13 @@ def test_wrong_sizes_are_refused():
         module.Matrix("fp8", 8, 64, codes.view(torch.uint8))
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0, 3.0, 2.0**100, 2.0**-120, float("inf")])
+def test_scales_that_cannot_be_added_to_exponents_are_refused(factor):
+    codes, scale = fp8.quantize(torch.randn(8, 64))
+    with pytest.raises(UnsupportedError, match="no powers of two near 1"):
+        matrix(module, codes, torch.full_like(scale.float(), factor))
+
+
 def test_the_switch_and_the_missing_module(monkeypatch):
     native.module.cache_clear()
     monkeypatch.setenv("DSV4_NATIVE", "0")
@@ -147,3 +157,87 @@ def test_the_switch_and_the_missing_module(monkeypatch):
         assert native.module() is None
     assert native.module() is None  # said once
     native.module.cache_clear()
+
+
+def run(script):
+    """A script in a process of its own."""
+    source = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+        timeout=120,
+    )
+
+
+TASKS = """
+import os, sys, torch
+from dsv4.model.twin import matrix
+from dsv4.ops import native
+module = native.module()
+module.set_threads(2)
+def product(rows, columns):
+    w = matrix(module, torch.ones(40, columns))
+    x, y = torch.ones(rows, columns), torch.zeros(rows, 40)
+    w.multiply(x, y, False)
+    assert (y == columns).all()
+product(4, 64)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_multiplies_and_ends():
+    script = """
+child = os.fork()
+product(4, 64)
+if child == 0:
+    module.set_threads(3)
+    product(4, 64)
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    done = run(TASKS + script)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_thread_of_the_pool_throws_is_raised():
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "RLIMIT_AS") or sys.platform == "darwin":
+        pytest.skip("the system does not limit memory")
+    script = """
+import resource
+w = matrix(module, torch.ones(40, 1 << 20))
+x, y = torch.ones(4, 1 << 20), torch.zeros(4, 40)
+free = resource.getrlimit(resource.RLIMIT_AS)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), free[1]))
+failed = 0
+for _ in range(100):  # in this thread or the other
+    try:
+        w.multiply(x, y, False)  # a panel takes 64 MiB
+    except MemoryError:
+        failed += 1
+resource.setrlimit(resource.RLIMIT_AS, free)
+product(4, 64)
+sys.exit(7 if failed == 100 else 1)
+"""
+    done = run(TASKS + script)
+    assert done.returncode == 7, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say")
+def test_memory_kept_between_calls_does_not_pile_up():
+    script = """
+def held():
+    return int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
+module.set_threads(1)
+w = matrix(module, torch.ones(16, 96))
+x, y = torch.ones(9000, 96), torch.zeros(9000, 16)
+before = held()
+for rows in range(4000, 9000, 50):  # a little more each time: 150 MiB, would all be kept
+    w.multiply(x[:rows], y[:rows], False)
+assert held() - before < 20 << 20, held() - before
+"""
+    done = run(TASKS + script)
+    assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from dsv4.model.moe import MoE
 from dsv4.model.precision import Precision
 from dsv4.model.span import Span
 from dsv4.ops import hyper
+
+SUBLAYERS = ("attend", "mix")
 
 
 class SubLayers(Protocol):
@@ -53,11 +55,14 @@ class Block(nn.Module):
         return self.mix(x, ids, span)
 
     def run_by(self, twin: SubLayers) -> None:
-        """Let `twin` run both sub-layers, until the tensors move."""
+        """Let `twin` run both sub-layers, until the tensors move. A copy has no twin."""
         self.attend, self.mix = twin.attend, twin.mix  # type: ignore[method-assign]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in SUBLAYERS}
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Block:
-        for name in ("attend", "mix"):
+        for name in SUBLAYERS:
             self.__dict__.pop(name, None)
         super()._apply(fn, recurse)
         return self

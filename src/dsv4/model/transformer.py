@@ -7,6 +7,7 @@ without one they are whole sequences of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,10 @@ class Transformer(StreamHead):
         self.__dict__.pop("logits", None)  # a native twin's, for the tensors as they were
         super()._apply(fn, recurse)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, whose tensors lie elsewhere: it has no native twin."""
+        return {name: value for name, value in vars(self).items() if name != "logits"}
 
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` sequences."""

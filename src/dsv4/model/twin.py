@@ -84,13 +84,20 @@ def matrix(module: ModuleType, weight: Tensor, scale: Tensor | None = None) -> A
     if data.dtype is torch.float8_e4m3fn:
         assert scale is not None
         factors = scale.float().contiguous()
-        if (factors.view(torch.int32) & 0x7FFFFF).any():
-            raise UnsupportedError("an FP8 weight has scales that are no powers of two")
+        if not _are_usual(factors):
+            raise UnsupportedError("an FP8 weight has scales that are no powers of two near 1")
         return module.Matrix("fp8", rows, columns, raw, None, factors)
     names = {torch.bfloat16: "bf16", torch.float32: "f32"}
     if data.dtype not in names:
         raise UnsupportedError(f"a weight is {data.dtype}")
     return module.Matrix(names[data.dtype], rows, columns, raw)
+
+
+def _are_usual(scales: Tensor) -> bool:
+    """Whether all are powers of two, 2^-64 … 2^64: exponents can be added without overflow."""
+    raw = scales.view(torch.int32)
+    exponents = (raw >> 23) - 127  # from 129 on where it is infinite or NaN, negative if below 0
+    return not ((raw & 0x7FFFFF).any() or (exponents.abs() > 64).any())
 
 
 def _floats(tensor: Tensor) -> Tensor:
@@ -195,11 +202,15 @@ class LayerTwin:
         if state is None:
             batch = len(span.starts)
             state = LayerState(self.config, self.layer, batch, self.precision, "cpu")
-        if self.ratio and span.total(self.ratio) > state.room:
+        if state.compressor is not None and (
+            span.total(self.ratio) > state.room
+            or state.compressor.entries.data is not state.held  # grown by plain operators
+        ):
             for part in (state.compressor, state.indexer):
                 if part is not None:
                     part.entries.reserve(span.total(self.ratio))
-                    state.room = part.entries.data.shape[1]
+            state.held = state.compressor.entries.data
+            state.room = state.held.shape[1]
             state.native = None
         if state.native is None:
             entries, tail = _stores(state.compressor)

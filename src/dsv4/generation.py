@@ -17,7 +17,7 @@ from dsv4.model.cache import Cache
 from dsv4.model.transformer import Transformer
 from dsv4.tokenizer import Tokenizer
 
-PREFILL = 2048  # prompt tokens fed at a time
+PREFILL = 512  # prompt tokens fed at a time: what a native pass takes, and little memory
 
 Finish = Literal["stop", "length", "interrupted"]
 

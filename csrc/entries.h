@@ -36,7 +36,6 @@ inline void pack_entry(const float* x, int64_t c, int64_t r, uint8_t* row) {
 }
 
 inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
-  typedef uint8_t b16 __attribute__((vector_size(16)));
   const int64_t plain = c - r;
   const uint8_t* scales = row + plain + 2 * r;
   for (int64_t first = 0; first < plain; first += ENTRY_BLOCK) {
@@ -44,19 +43,14 @@ inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
     const float scale = from_e8m0(scales[first / ENTRY_BLOCK]);
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
-      b16 codes;
-      std::memcpy(&codes, row + first + i, sizeof codes);
-      const u16 wide = __builtin_convertvector(codes, u16);
-      store(x + first + i, decode_e4m3(wide, scale));
+      store(x + first + i, decode_e4m3(widen(row + first + i), scale));
     }
     for (; i < count; ++i) x[first + i] = decode_e4m3(row[first + i]) * scale;
   }
-  typedef uint16_t h16 __attribute__((vector_size(32)));
+  const auto* rotary = reinterpret_cast<const uint16_t*>(row + plain);
   int64_t i = 0;
   for (; i + LANES <= r; i += LANES) {
-    h16 values;
-    std::memcpy(&values, row + plain + 2 * i, sizeof values);
-    store(x + plain + i, bits<v16>(__builtin_convertvector(values, u16) << 16));
+    store(x + plain + i, bits<v16>(widen(rotary + i) << 16));
   }
   for (; i < r; ++i) {
     uint16_t value;

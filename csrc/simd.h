@@ -42,6 +42,28 @@ inline v16 fma(v16 a, v16 b, v16 c) { return a * b + c; }  // contracted where t
 inline v16 maximum(v16 a, v16 b) { return a > b ? a : b; }
 inline v16 minimum(v16 a, v16 b) { return a < b ? a : b; }
 
+// Sixteen bytes, or sixteen 16-bit words, one in each lane.
+inline u16 widen(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (u16)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));  // GCC's own is slower
+#else
+  typedef uint8_t b16 __attribute__((vector_size(16)));
+  b16 v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, u16);
+#endif
+}
+inline u16 widen(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (u16)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#else
+  typedef uint16_t h16 __attribute__((vector_size(32)));
+  h16 v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, u16);
+#endif
+}
+
 // The first `count` of 16 floats, then zeros.
 inline v16 load_part(const float* p, int64_t count) {
   float padded[LANES] = {};

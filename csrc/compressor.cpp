@@ -9,7 +9,7 @@ struct Source {  // one token of a block: its values, scores and position bias
   const float *values, *scores, *ape;
 };
 
-// Σ_t softmax_t(scores + ape) · values per channel; sources without values count for nothing.
+// Σ_t softmax_t(scores + ape) · values per channel: entry [channels].
 void pool_block(const std::vector<Source>& sources, int64_t channels, float* entry) {
   for (int64_t i = 0; i < channels; i += LANES) {
     v16 top = splat(-INFINITY);

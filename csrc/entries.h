@@ -59,10 +59,10 @@ inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
   }
 }
 
-// Rounds x in place to what `pack_key` stores.
 inline int key_exponent(const float* x, int64_t count) {
   return scale_exponent(largest_magnitude(x, count), E2M1_LARGEST, E2M1_FLOOR);
 }
+// Rounds x in place to what `pack_key` stores.
 inline void round_key(float* x, int64_t ic) {
   for (int64_t first = 0; first < ic; first += KEY_BLOCK) {
     const int64_t count = std::min(KEY_BLOCK, ic - first);

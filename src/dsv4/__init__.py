@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dsv4.checkpoint.errors import CheckpointError
     from dsv4.checkpoint.load import load
     from dsv4.checkpoint.official import save
-    from dsv4.checkpoint.reader import CheckpointError
     from dsv4.config import Config, ConfigError, LayerKind
     from dsv4.generation import Completion, Sampling, generate
     from dsv4.model.cache import Cache
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cache": "dsv4.model.cache",
-    "CheckpointError": "dsv4.checkpoint.reader",
+    "CheckpointError": "dsv4.checkpoint.errors",
     "Completion": "dsv4.generation",
     "Config": "dsv4.config",
     "ConfigError": "dsv4.config",

@@ -45,6 +45,9 @@ QUANTIZATION = {
 }
 
 
+EFFORT_REVISIONS = ("2026-04", "2026-07")
+
+
 def _alternating(first: Iterable[int], layers: int) -> tuple[int, ...]:
     """`first`, then 4 and 128 in turn up to `layers`, then one 0 for the MTP block."""
     ratios = list(first)
@@ -110,6 +113,8 @@ class Config:
     model_type: str = "deepseek_v4"
     architectures: tuple[str, ...] = ("DeepseekV4ForCausalLM",)
     transformers_version: str = "4.57.1"
+    # how to prompt the model, not what it is: dsv4's own key, no part of a comparison
+    effort_revision: str | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -293,6 +298,8 @@ def _check(config: Config) -> None:
     rule("num_hash_layers", config.num_hash_layers >= 0, "must not be negative")
     rule("num_nextn_predict_layers", config.num_nextn_predict_layers in (0, 1), "must be 0 or 1")
     rule("expert_dtype", config.expert_dtype in (None, "fp4", "fp8", "bf16"), "fp4, fp8 or bf16")
+    known = " or ".join(EFFORT_REVISIONS)
+    rule("effort_revision", config.effort_revision in (None, *EFFORT_REVISIONS), f"must be {known}")
     _check_layers(config, rule)
     _check_rope(config)
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from dsv4.checkpoint.errors import CheckpointError
 from dsv4.checkpoint.folder import (
     GENERATION_FILE,
     OWN_FILES,
@@ -32,13 +33,14 @@ from dsv4.checkpoint.folder import (
     check_target,
     progress,
     publish,
+    write_config,
     write_generation_config,
     write_index,
     write_json,
 )
 from dsv4.checkpoint.forms import target_config
 from dsv4.checkpoint.layout import TensorSpec, WeightSpec, layout, shard_file, weights
-from dsv4.checkpoint.reader import Checkpoint, CheckpointError
+from dsv4.checkpoint.reader import Checkpoint
 from dsv4.checkpoint.recode import RoundingError, recode
 from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file, cut
 from dsv4.config import Config
@@ -123,7 +125,7 @@ def convert(
         done.nbytes = sum(spec.nbytes for spec in plan.tensors.values())
         _write_shards(plan, workspace, done, allow_rounding)
         write_index(new, plan.tensors)
-        (new / "config.json").write_text(plan.config.to_json(), encoding="utf-8")
+        write_config(new, plan.config, plan.tensors)
         _copy_small_files(plan, new, done)
         Checkpoint(new).check({name: spec.shape for name, spec in plan.weights.items()})
         publish(new, out, aside=workspace / "old")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from dsv4.checkpoint.errors import CheckpointError
 from dsv4.checkpoint.layout import TensorSpec, shard_file
-from dsv4.checkpoint.reader import INDEX_FILE, CheckpointError
+from dsv4.checkpoint.reader import INDEX_FILE
+from dsv4.checkpoint.revision import as_written
 from dsv4.config import Config
 
 GENERATION_FILE = "generation_config.json"
@@ -67,6 +69,11 @@ def write_index(folder: Path, tensors: Mapping[str, TensorSpec]) -> None:
     places = {name: shard_file(spec.shard, count) for name, spec in sorted(tensors.items())}
     total = sum(spec.nbytes for spec in tensors.values())
     write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def write_config(folder: Path, config: Config, tensors: Iterable[str]) -> None:
+    """config.json of a checkpoint that holds these tensors."""
+    (folder / "config.json").write_text(as_written(config, tensors).to_json(), encoding="utf-8")
 
 
 def write_generation_config(folder: Path, config: Config) -> None:

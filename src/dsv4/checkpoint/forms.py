@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from dsv4.checkpoint.errors import CheckpointError
 from dsv4.checkpoint.layout import (
     DENSE_MODULES,
     DTYPE_NAMES,
@@ -20,7 +21,7 @@ from dsv4.checkpoint.layout import (
     stored_dtype,
     weights,
 )
-from dsv4.checkpoint.reader import Checkpoint, CheckpointError
+from dsv4.checkpoint.reader import Checkpoint
 from dsv4.config import QUANTIZATION, Config
 
 FORMS = {"I8": "fp4", "F8_E4M3": "fp8", "BF16": "bf16", "F32": "f32"}

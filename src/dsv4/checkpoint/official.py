@@ -18,16 +18,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dsv4.checkpoint.errors import Differences, MismatchError
 from dsv4.checkpoint.folder import (
     Advance,
     check_target,
     progress,
     publish,
+    write_config,
     write_generation_config,
     write_index,
 )
 from dsv4.checkpoint.layout import WeightSpec, layout, shard_file, weights
-from dsv4.checkpoint.reader import Checkpoint, Differences, MismatchError
+from dsv4.checkpoint.reader import Checkpoint
 from dsv4.checkpoint.recode import encode
 from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file
 from dsv4.config import Config
@@ -107,7 +109,7 @@ def save(
         new.mkdir()
         with progress("writing", total) as advance:
             _write_shards(new, config, values, advance)
-        (new / "config.json").write_text(config.to_json(), encoding="utf-8")
+        write_config(new, config, layout(config))
         write_generation_config(new, config)
         for file in copied:
             shutil.copyfile(file, new / file.name)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dsv4.checkpoint import revision
+from dsv4.checkpoint.errors import CheckpointError, Differences, MismatchError, listed
 from dsv4.checkpoint.layout import Shape, scale_name, scale_shape, stored_shape
 from dsv4.checkpoint.shard import Shard
 from dsv4.config import Config
@@ -27,37 +29,6 @@ SINGLE_FILE = "model.safetensors"
 FLOATS = ("BF16", "F32")
 PACKED = {"F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8}
 SCALES = ("F8_E8M0", "F32")
-LISTED = 50  # names of one kind in a message; the error's fields hold all of them
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written as asked: the message says what is wrong."""
-
-
-@dataclass
-class Differences:
-    """Where tensors differ from what they should be; each list holds names or descriptions."""
-
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    unfit: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        """The kinds that are not empty, on one line."""
-        kinds = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "wrong shape or dtype": self.unfit,
-        }
-        return "; ".join(f"{kind} ({len(n)}): {_listed(n)}" for kind, n in kinds.items() if n)
-
-
-class MismatchError(CheckpointError):
-    """Tensors that are missing, unexpected or of a wrong shape or dtype, all in one error."""
-
-    def __init__(self, text: str, differences: Differences):
-        super().__init__(f"{text}: {differences}")
-        self.differences = differences
 
 
 @dataclass(frozen=True)
@@ -103,10 +74,11 @@ class Checkpoint:
                 problems.append(f"{file} is missing, truncated or no safetensors file ({error})")
         lost = sorted((index or {}).keys() - self.tensors.keys()) if not problems else []
         if lost and index is not None:
-            places = _listed([f"{name} in {index[name]}" for name in lost])
+            places = listed([f"{name} in {index[name]}" for name in lost])
             problems.append(f"{INDEX_FILE} places tensors where they are not: {places}")
         if problems:
             raise CheckpointError(f"{self.path}: {'; '.join(problems)}")
+        self.config = revision.decide(self.path, self.config, self.tensors)
 
     def differences(self, expected: Mapping[str, Shape]) -> Differences:
         """What is missing, unexpected or unfit, where the weights `expected` should be stored."""
@@ -254,8 +226,3 @@ class Checkpoint:
                 f"{self.path / self._stored(name).file}: {name} names expert "
                 f"{low if low < 0 else high}, the config has n_routed_experts {experts}"
             )
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f", and {rest:,} more" if rest > 0 else "")

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsv4.checkpoint.errors import CheckpointError
 from dsv4.checkpoint.layout import WeightSpec, scale_dtype, scale_name, stored_dtype
-from dsv4.checkpoint.reader import Checkpoint, CheckpointError
+from dsv4.checkpoint.reader import Checkpoint
 from dsv4.config import Config
 from dsv4.quant import fp4, fp8
 from dsv4.quant.reblock import as_rounded, changed_blocks, fold

@@ -20,8 +20,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from dsv4.checkpoint.errors import CheckpointError
 from dsv4.checkpoint.layout import DTYPE_NAMES, TensorSpec
-from dsv4.checkpoint.reader import CheckpointError
 
 ORDER = {dtype: place for place, dtype in enumerate(DTYPE_NAMES)}
 PIECE = 1 << 22  # bytes in memory while a file is read back

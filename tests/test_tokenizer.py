@@ -53,6 +53,35 @@ def test_half_a_character_is_held_back_and_then_shown_broken(tokenizer):
     assert stream.push(first) == "" and stream.finish() == "\ufffd"
 
 
+def test_broken_bytes_come_out_at_once(tokenizer):
+    lone = tokenizer._plain.token_to_id("\u0122")  # the byte 80, which no character begins with
+    lead = tokenizer.encode("\U0001f9ff")[0]
+    for run in ([lone] * 16_000, [lead] * 500, [lead, lone, lone, 35, lead]):
+        stream = tokenizer.stream()
+        pieces = [stream.push(token) for token in run]
+        assert "".join(pieces) + stream.finish() == tokenizer.decode(run)
+    assert tokenizer.stream().push(lone) == "\ufffd"
+
+
+@settings(max_examples=100, deadline=None)
+@given(ids=st.lists(st.integers(0, 129_300) | st.integers(128_800, 128_850), max_size=30))
+def test_any_ids_stream_to_their_decoded_text(ids, tokenizer):
+    stream, marked = tokenizer.stream(), tokenizer.stream()
+    assert "".join(map(stream.push, ids)) + stream.finish() == tokenizer.decode(ids)
+    pieces = [piece for token in ids for piece in marked.pieces(token)]
+    controls = [text for text, control in pieces if control]
+    assert controls == [text for i in ids if (text := tokenizer.control_text(i)) is not None]
+
+
+def test_a_control_token_is_a_piece_of_its_own(tokenizer):
+    stream, first = tokenizer.stream(), tokenizer.encode("\U0001f9ff")[0]
+    assert stream.pieces(first) == []
+    assert stream.pieces(128822) == [("\ufffd", False), ("</think>", True)]
+    assert [p for i in tokenizer.encode("</think>") for p in stream.pieces(i)] == [
+        (text, False) for text in ("</", "think", ">")
+    ]
+
+
 def test_missing_and_broken_files(tmp_path, tokenizer):
     with pytest.raises(TokenizerError, match="no tokenizer at"):
         Tokenizer.load(tmp_path)

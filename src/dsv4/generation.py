@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dsv4.model.cache import Cache
 from dsv4.model.transformer import Transformer
+from dsv4.protocol.stop import StopMatcher, stop_strings
 from dsv4.tokenizer import Tokenizer
 
 PREFILL = 512  # prompt tokens fed at a time: what a native pass takes, and little memory
@@ -35,17 +36,17 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: str | Sequence[str] = ()
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", stop_strings(self.stop))
         rules = (
             ("temperature", self.temperature >= 0, "must not be negative"),
             ("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "must not be negative (0 cuts nothing)"),
             ("min_p", 0 <= self.min_p <= 1, "must be between 0 and 1"),
             ("max_tokens", self.max_tokens >= 1, "must be at least 1"),
-            ("stop", all(self.stop), "must not hold an empty string"),
         )
         for name, holds, rule in rules:
             if not holds:
@@ -152,41 +153,31 @@ def token_ids(
         logits = model(column, cache, lengths)[:, -1]
 
 
-class StopMatcher:
-    """Passes text through up to the first stop string, holding back what may begin one."""
+class TextReader:
+    """The text of ids as they come, up to a stop string."""
 
-    def __init__(self, stop: Sequence[str]):
-        self.stop, self.held, self.matched = tuple(stop), "", False
+    def __init__(self, tokenizer: Tokenizer, stop: str | Sequence[str]):
+        self._stream, self._matcher = tokenizer.stream(), StopMatcher(stop)
 
-    def push(self, text: str) -> str:
-        """The text that is certain to come before any stop string."""
-        if self.matched:
-            return ""
-        self.held += text
-        found = [at for at in (self.held.find(word) for word in self.stop) if at >= 0]
-        if found:
-            out, self.held, self.matched = self.held[: min(found)], "", True
-            return out
-        keep = max((_overlap(self.held, word) for word in self.stop), default=0)
-        cut = len(self.held) - keep
-        out, self.held = self.held[:cut], self.held[cut:]
-        return out
+    @property
+    def stopped(self) -> bool:
+        """A stop string was met."""
+        return self._matcher.matched is not None
+
+    def push(self, token: int) -> str:
+        """The text that is certain after one more id."""
+        return self._matcher.push(self._stream.push(token))
 
     def finish(self) -> str:
-        """What was held back and turned out to begin nothing."""
-        out, self.held = self.held, ""
-        return out
-
-
-def _overlap(text: str, word: str) -> int:
-    """Length of the longest end of `text` that begins `word`."""
-    return next(
-        (n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0
-    )
+        """The rest."""
+        return self._matcher.push(self._stream.finish()) + self._matcher.finish()
 
 
 class Reply:
-    """One sequence being generated: iterate for pieces of text; then `completion` is whole."""
+    """One sequence being generated: iterate for pieces of text; then `completion` is whole.
+
+    `ids()` in place of that gives ids, for readers of their own; text and stop strings are theirs.
+    """
 
     def __init__(
         self,
@@ -203,25 +194,30 @@ class Reply:
         self.prompt, self.interrupted = prompt, interrupted
         self.completion = Completion([], "", "length")
 
-    def __iter__(self) -> Iterator[str]:
-        """Pieces of text as soon as they are certain; ids are in `completion.ids` by then."""
-        done, text = self.completion, self.tokenizer.stream()
-        matcher = StopMatcher(self.sampling.stop)
+    def ids(self) -> Iterator[int]:
+        """The ids as they are drawn, without EOS."""
+        done = self.completion
         logits = prefill(self.model, [self.prompt], self.cache)
         for (token,) in token_ids(self.model, logits, self.cache, self.sampling):
             if token == self.model.config.eos_token_id:
                 done.finish_reason = "stop"
-                break
+                return
             assert token is not None
             done.ids.append(token)
-            yield self._passed(matcher.push(text.push(token)))
-            if matcher.matched:
-                done.finish_reason = "stop"
-                return
+            yield token
             if self.interrupted():
                 done.finish_reason = "interrupted"
-                break
-        yield self._passed(matcher.push(text.finish()) + matcher.finish())
+                return
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text as soon as they are certain; ids are in `completion.ids` by then."""
+        text = TextReader(self.tokenizer, self.sampling.stop)
+        for token in self.ids():
+            yield self._passed(text.push(token))
+            if text.stopped:
+                self.completion.finish_reason = "stop"
+                return
+        yield self._passed(text.finish())
 
     def _passed(self, piece: str) -> str:
         self.completion.text += piece
@@ -252,25 +248,21 @@ def generate(
     cache = model.new_cache(len(batch))
     logits = prefill(model, batch, cache)
     done = [Completion([], "", "length") for _ in batch]
+    texts = [TextReader(tokenizer, sampling.stop) for _ in batch if tokenizer is not None]
     for ids in token_ids(model, logits, cache, sampling):
-        for one, token in zip(done, ids, strict=True):
+        for b, (one, token) in enumerate(zip(done, ids, strict=True)):
             if token == model.config.eos_token_id:
                 one.finish_reason = "stop"
             elif token is not None and one.finish_reason == "length":
                 one.ids.append(token)
-                if tokenizer is not None:
-                    _update_text(one, tokenizer, sampling.stop)
+                if texts:
+                    one.text += texts[b].push(token)
+                    one.finish_reason = "stop" if texts[b].stopped else "length"
         if all(one.finish_reason == "stop" for one in done):
             break
+    for one, text in zip(done, texts, strict=False):
+        one.text += text.finish()
     return done[0] if single else done
-
-
-def _update_text(one: Completion, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-    """Decode the ids so far; a stop string ends the completion and its text is cut there."""
-    one.text = tokenizer.decode(one.ids)
-    found = [at for at in (one.text.find(word) for word in stop) if at >= 0]
-    if found:
-        one.text, one.finish_reason = one.text[: min(found)], "stop"
 
 
 def _ids(prompt: Any, tokenizer: Tokenizer | None, model: Transformer) -> list[int]:

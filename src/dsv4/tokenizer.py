@@ -6,6 +6,7 @@ is encoded as ordinary text unless `special=True`.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable
 from importlib import resources
@@ -32,6 +33,8 @@ class Tokenizer:
         if backend.normalizer is not None:
             plain.normalizer = backend.normalizer
         self._plain = plain
+        self._contents = {number: content for content, number in self._control.items()}
+        self._bytes: dict[int, bytes] = {}  # of the ids that were asked for
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -76,32 +79,58 @@ class Tokenizer:
         kept = [i for i in ids if not (skip_special and i in self._control.values())]
         return self.backend.decode(kept, skip_special_tokens=False)
 
+    def control_text(self, token: int) -> str | None:
+        """What a control token spells; None for an id of plain text."""
+        return self._contents.get(token)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one id, perhaps a part of a character; none for an id that is unknown."""
+        known = self._bytes.get(token)
+        if known is None:
+            text = self.backend.id_to_token(token) or ""
+            control = token in self._contents or not _BYTES.keys() >= set(text)
+            known = text.encode() if control else bytes(_BYTES[letter] for letter in text)
+            self._bytes[token] = known
+        return known
+
     def stream(self) -> TokenStream:
         """A decoder for ids that arrive one by one."""
         return TokenStream(self)
 
 
 class TokenStream:
-    """Pieces of text whose concatenation is `decode` of all ids; never half a character."""
+    """Pieces of text whose concatenation is `decode` of all ids; never half a character.
+
+    Bytes that can be no part of a character come out at once, as U+FFFD.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # since the last point where the text was whole
-        self._emitted = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
         """The text that is certain after one more id; may be empty."""
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
-        if text.endswith("\ufffd"):  # perhaps a character whose bytes are still coming
-            return ""
-        new = text[len(self._emitted) :]
-        self._ids, self._emitted = self._ids[-1:], ""
-        self._emitted = self._tokenizer.decode(self._ids)
-        return new
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def pieces(self, token: int) -> list[tuple[str, bool]]:
+        """The same, each piece with whether it is a control token, for readers that must know."""
+        control = self._tokenizer.control_text(token)
+        if control is None:
+            text = self.push(token)
+            return [(text, False)] if text else []
+        rest = self.finish()  # a control token ends the character before it
+        return [(rest, False), (control, True)] if rest else [(control, True)]
 
     def finish(self) -> str:
         """The rest, with broken bytes as U+FFFD."""
-        text = self._tokenizer.decode(self._ids)
-        rest, self._ids, self._emitted = text[len(self._emitted) :], [], ""
-        return rest
+        return self._decoder.decode(b"", final=True)
+
+
+def _bytes_of_letters() -> dict[str, int]:
+    """The letter that a byte-level vocabulary writes for each byte: itself if it can be seen."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {chr(b): b for b in seen} | {chr(256 + n): b for n, b in enumerate(unseen)}
+
+
+_BYTES = _bytes_of_letters()

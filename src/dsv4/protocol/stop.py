@@ -1,0 +1,58 @@
+"""Stop strings: a text ends before the first of them, and none is part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One string or several as a tuple. Raises ValueError for an empty or a wrong one."""
+    words = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for word in words:
+        if not isinstance(word, str) or not word:
+            raise ValueError(f"stop = {stop!r}: must be text, or a list of texts, none empty")
+    return words
+
+
+class StopMatcher:
+    """Passes text through up to the first stop string, holding back what may begin one.
+
+    The first is the one that ends first, and of those that end together the longest: so the way
+    that the text is cut into pieces does not matter.
+    """
+
+    def __init__(self, stop: str | Sequence[str] | None):
+        self.stop = stop_strings(stop)
+        self.held = ""
+        self.matched: str | None = None
+
+    def push(self, text: str) -> str:
+        """The text that is certain to come before any stop string."""
+        if self.matched is not None:
+            return ""
+        if not self.stop:
+            return text
+        self.held += text
+        places = [
+            (at + len(word), at, word) for word in self.stop if (at := self.held.find(word)) >= 0
+        ]
+        if places:
+            _, at, self.matched = min(places)
+            out, self.held = self.held[:at], ""
+            return out
+        keep = max(_overlap(self.held, word) for word in self.stop)
+        cut = len(self.held) - keep
+        out, self.held = self.held[:cut], self.held[cut:]
+        return out
+
+    def finish(self) -> str:
+        """What was held back and turned out to begin nothing."""
+        out, self.held = self.held, ""
+        return out
+
+
+def _overlap(text: str, word: str) -> int:
+    """Length of the longest end of `text` that begins `word`."""
+    return next(
+        (n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0
+    )

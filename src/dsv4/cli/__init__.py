@@ -5,26 +5,49 @@ What needs torch is imported inside the commands, so that help and the protocol 
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from dsv4.cli import chat, checkpoint, convert, protocol, train
+from dsv4.cli.errors import Commands
+from dsv4.cli.streams import say
 
 app = typer.Typer(
     name="dsv4",
-    no_args_is_help=True,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
     add_completion=False,
+    rich_markup_mode=None,  # brackets in help and errors are text
     pretty_exceptions_enable=False,
-    help="DeepSeek-V4: inspect, initialise, convert, train and chat with a model; encode and parse "
-    "prompts.",
 )
-app.command()(checkpoint.inspect)
-app.command()(checkpoint.init)
-app.command()(convert.convert)
-app.command()(chat.generate)
-app.command()(chat.chat)
-app.command()(train.train)
-app.command()(protocol.encode)
-app.command()(protocol.parse)
+app.command(short_help="Count a checkpoint's tensors, bytes and parameters.")(checkpoint.inspect)
+app.command(short_help="Write a checkpoint of random weights.")(checkpoint.init)
+app.command(short_help="Write a checkpoint in another form.")(convert.convert)
+app.command(short_help="Continue a text, without the chat protocol.")(chat.generate)
+app.command(short_help="Chat with a model.")(chat.chat)
+app.command(short_help="Train a small model on simple English.")(train.train)
+app.command(short_help="Print a conversation as the model's prompt.")(protocol.encode)
+app.command(short_help="Print a completion as a message.")(protocol.parse)
+
+
+@app.callback()
+def dsv4(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """DeepSeek-V4: inspect, initialise, convert, train and chat with a model; encode and parse
+    prompts.
+    """
+    if show_version:
+        say(f"dsv4 {version('dsv4')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say(context.get_help())
 
 
 def main() -> None:

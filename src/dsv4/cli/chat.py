@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dsv4.cli.errors import one_line_errors
+from dsv4.cli.options import Threads
 
 Folder = Annotated[
     Path | None, typer.Argument(help="A checkpoint folder; default: the packaged nano model.")
@@ -38,7 +39,6 @@ MaxResident = Annotated[
 Copy = Annotated[
     bool, typer.Option("--copy", help="Copy a packed model's files into memory: faster decoding.")
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 
 
 def generate(

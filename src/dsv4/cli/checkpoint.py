@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from dsv4.cli.errors import one_line_errors
+from dsv4.cli.streams import note, say
 from dsv4.config import PRESETS, Config
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def inspect(
         config, found = _inventory(checkpoint)
     if as_json:
         cache = {tokens: dataclasses.asdict(size) for tokens, size in _cache_sizes(config).items()}
-        typer.echo(json.dumps(dataclasses.asdict(found) | {"cache_bytes": cache}, indent=2))
+        say(json.dumps(dataclasses.asdict(found) | {"cache_bytes": cache}, indent=2))
     else:
         _print(checkpoint, found)
         _print_cache(config)
@@ -78,9 +76,9 @@ def init(
         )
         found = inventory.of_checkpoint(Checkpoint(folder))
     if not tokenizer:
-        typer.echo(f"no tokenizer has {settings.vocab_size} tokens: add tokenizer.json", err=True)
+        note(f"no tokenizer has {settings.vocab_size} tokens: add tokenizer.json")
     size = f"{found.tensors:,} tensors, {found.bytes:,} bytes"
-    typer.echo(f"{out}: {found.parameters:,} parameters in {size}")
+    say(f"{out}: {found.parameters:,} parameters in {size}")
 
 
 def tokenizer_files(vocab_size: int) -> list[Path]:
@@ -147,22 +145,18 @@ def _check_memory(config: Config) -> None:
 
 
 def _print(title: str, found: Inventory) -> None:
-    table = Table(box=box.SIMPLE, title=f"{title}: {found.shards} shards", title_justify="left")
-    table.add_column("dtype")
-    table.add_column("tensors", justify="right")
-    table.add_column("bytes", justify="right")
+    say(f"{title}: {found.shards} shards\n")
+    say(f"  {'dtype':<10} {'tensors':>9} {'bytes':>19}")
     for dtype in sorted(found.dtypes):
-        table.add_row(dtype, f"{found.dtypes[dtype]:,}", f"{found.bytes_by_dtype[dtype]:,}")
-    table.add_section()
-    table.add_row("all", f"{found.tensors:,}", f"{found.bytes:,}")
-    Console(soft_wrap=True).print(table)
+        say(f"  {dtype:<10} {found.dtypes[dtype]:>9,} {found.bytes_by_dtype[dtype]:>19,}")
+    say(f"  {'all':<10} {found.tensors:>9,} {found.bytes:>19,}\n")
     lines = {
         "parameters": f"{found.parameters:,}",
         "of them in MTP": f"{found.mtp_parameters:,} ({found.mtp_tensors:,} tensors)",
         "activated per token": f"{found.activated_parameters:,} (without MTP)",
     }
     for name, value in lines.items():
-        typer.echo(f"  {name:<20} {value}")
+        say(f"  {name:<20} {value}")
 
 
 def _print_cache(config: Config) -> None:
@@ -174,5 +168,5 @@ def _print_cache(config: Config) -> None:
         parts = {"entries": size.entries, "indexer keys": size.keys, "window and tails": constant}
         listed = ", ".join(f"{name} {nbytes / tokens:,.1f}" for name, nbytes in parts.items())
         share = size.total / gqa_bytes(config, tokens)
-        typer.echo(f"  cache at {tokens:<11,} {size.total / tokens:,.1f} bytes a token: {listed}")
-        typer.echo(f"  {'':<20} {share:.1%} of a BF16 GQA cache of 8 heads × 128 channels")
+        say(f"  cache at {tokens:<11,} {size.total / tokens:,.1f} bytes a token: {listed}")
+        say(f"  {'':<20} {share:.1%} of a BF16 GQA cache of 8 heads × 128 channels")

@@ -10,6 +10,7 @@ import typer
 
 from dsv4.cli.errors import one_line_errors
 from dsv4.cli.sizes import parse_size
+from dsv4.cli.streams import note, say
 
 if TYPE_CHECKING:
     from dsv4.checkpoint.convert import Conversion
@@ -69,7 +70,7 @@ def convert(
             )
         except KeyboardInterrupt:
             kept = f"finished shards are in {workspace_of(out)}"
-            typer.echo(f"dsv4: interrupted; {kept}; the same command goes on", err=True)
+            note(f"dsv4: interrupted; {kept}; the same command goes on")
             raise typer.Exit(130) from None
     _print(out, done)
 
@@ -80,15 +81,15 @@ def _print(out: Path, done: Conversion) -> None:
 
     experts, dense = (form_of(done.config, role) for role in (Role.EXPERT, Role.DENSE))
     form = f"experts {experts}, dense {dense}"
-    typer.echo(f"{out}: {form}, {done.shards} shards, {done.nbytes:,} bytes")
+    say(f"{out}: {form}, {done.shards} shards, {done.nbytes:,} bytes")
     if done.rounded:
         counts = ", ".join(f"{count:,} {unit}" for unit, count in sorted(done.rounded.items()))
-        typer.echo(f"rounded: {counts}")
+        say(f"rounded: {counts}")
     else:
-        typer.echo("every value is kept")
+        say("every value is kept")
     if done.resumed:
-        typer.echo(f"{done.resumed} shards were finished before")
+        say(f"{done.resumed} shards were finished before")
     if done.damaged:
-        typer.echo(f"damaged since they were finished, written again: {', '.join(done.damaged)}")
+        say(f"damaged since they were finished, written again: {', '.join(done.damaged)}")
     if done.left_out:
-        typer.echo(f"not copied: {', '.join(done.left_out)}")
+        say(f"not copied: {', '.join(done.left_out)}")

@@ -1,18 +1,96 @@
-"""Errors that a user can mend: one line on stderr, exit code 2, no traceback."""
+"""How a command ends: 0; 2 after one line on stderr; 130 after Ctrl-C; 141 where a pipe closed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from dsv4.cli.streams import note, prepare, visible, write
+
+one_line_errors = nullcontext  # every command's errors are told by Commands
+WRONG, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn bad checkpoints, configs and files into a line on stderr and exit code 2."""
+class Commands(TyperGroup):
+    """A group whose every error, of usage or of input, is one line."""
+
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any
+    ) -> Any:
+        """Run the command that `args` name, and exit."""
+        words = list(sys.argv[1:] if args is None else args)
+
+        def command() -> None:
+            prepare()
+            with self.make_context(prog_name or "dsv4", words, **extra) as context:
+                self.invoke(context)
+
+        sys.exit(exit_code(command))
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Run a command; what a user can mend is told in one line, anything else is raised."""
     try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"dsv4: {error}", err=True)
-        raise typer.Exit(2) from error
+        return _told(command) or _told(lambda: write(""))
+    finally:
+        _silence_what_failed()
+
+
+def _told(command: Callable[[], None]) -> int:
+    try:
+        command()
+    except typer.Exit as ended:
+        return ended.exit_code
+    except BrokenPipeError:  # whoever read it has seen enough
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return _tell("interrupted", INTERRUPTED)
+    except TyperException as error:
+        return _tell(_usage(error), WRONG)
+    except RecursionError:
+        return _tell("the input is nested too deeply", WRONG)
+    except MemoryError:
+        return _tell("memory is exhausted", WRONG)
+    except OSError as error:
+        return _tell(_system(error), WRONG)
+    except ValueError as error:
+        return _tell(str(error), WRONG)
+    return 0
+
+
+def _tell(message: str, code: int) -> int:
+    with suppress(OSError):
+        note(f"dsv4: {visible(message)}")
+    return code
+
+
+def _usage(error: TyperException) -> str:
+    """`No such option: --sede` → `no such option: --sede; see dsv4 chat --help`."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    where = "dsv4" if context is None else context.command_path
+    return f"{message[:1].lower()}{message[1:]}; see {where} --help"
+
+
+def _system(error: OSError) -> str:
+    if error.strerror is None or error.filename is None:
+        return error.strerror or str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
+def _silence_what_failed() -> None:
+    """What a full disk or a closed pipe did not take must not fail again when Python exits."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dsv4.cli.errors import one_line_errors
+from dsv4.cli.streams import read_json, read_text, write
 
 Source = Annotated[str, typer.Argument(help="A file; - reads stdin.")]
 Revision = Annotated[str, typer.Option(help="Of the effort prefixes: 2026-04 or 2026-07.")]
@@ -46,11 +46,11 @@ def encode(
     from dsv4.protocol import to_ids as to_token_ids
 
     with one_line_errors():
-        request = _request(_json(source))
+        request = _request(read_json(source))
         messages = from_openai(*request)
         mode, reasoning_effort = resolve_effort(effort, revision)
         options: dict[str, Any] = {
-            "context": None if context is None else from_openai(*_request(_json(str(context)))),
+            "context": None if context is None else from_openai(*_request(read_json(str(context)))),
             "drop_thinking": not keep_thinking,
             "add_default_bos_token": not no_bos,
             "reasoning_effort": reasoning_effort,
@@ -64,11 +64,11 @@ def encode(
             from dsv4.tokenizer import Tokenizer
 
             chosen = Tokenizer.deepseek() if tokenizer is None else Tokenizer.load(tokenizer)
-            _write(json.dumps(to_token_ids(parts, chosen)) + "\n")
+            write(json.dumps(to_token_ids(parts, chosen)) + "\n")
         elif segments:
-            _write(json.dumps(parts, ensure_ascii=False) + "\n")
+            write(json.dumps(parts, ensure_ascii=False) + "\n")
         else:
-            _write("".join(part.text for part in parts))
+            write("".join(part.text for part in parts))
 
 
 def parse(
@@ -90,15 +90,15 @@ def parse(
     from dsv4.protocol import StreamParser
 
     with one_line_errors():
-        offered = None if tools is None else _tools(_json(str(tools)))
+        offered = None if tools is None else _tools(read_json(str(tools)))
         mode = "tolerant" if tolerant else "strict"
         parser = StreamParser("thinking" if thinking else "chat", mode, offered)
-        parser.feed(_read(source))
+        parser.feed(read_text(source))
         result: dict[str, Any] = parser.finish()
         if tolerant:
             errors = [error._asdict() for error in parser.errors]
             result = {"message": result, "errors": errors, "truncated": parser.truncated}
-        _write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+        write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 
 
 def _request(value: Any) -> tuple[Any, Any, Any]:
@@ -115,26 +115,3 @@ def _tools(value: Any) -> list[Any]:
     if not isinstance(tools, list):
         raise ValueError('the JSON must be a list of tools, or an object with "tools"')
     return tools
-
-
-def _json(source: str) -> Any:
-    text = _read(source)
-    if not text.strip():
-        raise ValueError(f"{source}: empty, must be JSON")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: not JSON: {error}") from error
-
-
-def _read(source: str) -> str:
-    data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not UTF-8: {error}") from error
-
-
-def _write(text: str) -> None:
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogatepass"))
-    sys.stdout.flush()

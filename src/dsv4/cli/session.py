@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dsv4.chat import Chat, Piece
 from dsv4.checkpoint.load import load, packaged
+from dsv4.cli.options import set_threads
 from dsv4.cli.sizes import parse_size
 from dsv4.generation import Reply, Sampling
 from dsv4.interrupt import interruptible
@@ -35,10 +36,7 @@ def load_pair(
     dtypes = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype not in dtypes:
         raise ValueError(f"dtype = {dtype!r}: choose float32 or bfloat16")
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads = {threads}: must be at least 1")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     cap = None if max_resident is None else parse_size(max_resident, "--max-resident")
     model = load(folder, dtypes[dtype], mode=mode, max_resident=cap, copy=copy)
     return model, Tokenizer.load(packaged() if folder is None else folder)

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from dsv4.cli.errors import one_line_errors
+from dsv4.cli.options import Threads, set_threads
+from dsv4.cli.streams import say
 from dsv4.config import Config
 from dsv4.train.settings import Settings
 
@@ -27,17 +29,14 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULT.lr,
     seed: Annotated[int, typer.Option(help="Weights, order of the text.")] = DEFAULT.seed,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Train a small model on simple English (fetched once, 145 MB)."""
-    import torch
-
     from dsv4.checkpoint.folder import TOKENIZER_FILES
     from dsv4.checkpoint.official import save
     from dsv4.train.pretrain import Run
 
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     with one_line_errors():
         model_config = Config.from_preset(preset) if config is None else Config.load(config)
         settings = Settings(
@@ -53,7 +52,7 @@ def train(
             files = [folder / name for name in TOKENIZER_FILES]
             path = out / "model"
             save(run.model.state_dict(), model_config, path, tokenizer_files=files, overwrite=True)
-            typer.echo(f"wrote {path}; talk to it with: dsv4 chat {path}")
+            say(f"wrote {path}; talk to it with: dsv4 chat {path}")
 
 
 def prepare(folder: Path, config: Config) -> Path:
@@ -63,14 +62,14 @@ def prepare(folder: Path, config: Config) -> Path:
 
     if (folder / "tokens.json").is_file():
         return folder
-    typer.echo("fetching the text (145 MB, once)")
+    say("fetching the text (145 MB, once)")
     documents = list(corpus.documents(corpus.fetch()))
     random.Random(0).shuffle(documents)
-    typer.echo(f"{len(documents)} documents; training the tokenizer")
+    say(f"{len(documents)} documents; training the tokenizer")
     texts = (f"{document.text}\n{document.answer or ''}" for document in documents)
     tokenizer = bpe.train_bpe(texts, config.vocab_size)
     bpe.save_bpe(tokenizer, folder, config.max_position_embeddings)
     data.write_tokens(documents, Tokenizer(tokenizer), folder)
     counts = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-    typer.echo(f"{counts['train']['tokens']} training tokens in {folder}")
+    say(f"{counts['train']['tokens']} training tokens in {folder}")
     return folder

@@ -1,0 +1,115 @@
+"""stdin, stdout and stderr of every command: UTF-8 whatever the locale.
+
+Into a pipe or a file, text goes byte for byte. On a terminal its control characters are shown as
+the pictures that Unicode has for them (␛): no text of a model or a file drives the terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+BOM = b"\xef\xbb\xbf"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+CONTROLS = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "␡"}
+CONTROLS |= {
+    code: f"\\x{code:02x}" for code in range(0x80, 0xA0)
+}  # C1: 0x9b alone begins a command
+ON_SCREEN = {code: shown for code, shown in CONTROLS.items() if chr(code) not in "\n\t"}
+
+
+def prepare() -> None:
+    """Make the standard streams speak UTF-8. Raises ValueError where stdout is closed."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 lives as long as the process
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="strict")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:
+        raise ValueError("stdout is closed: leave it open, or redirect it to a file")
+
+
+def visible(text: str) -> str:
+    """One line of `text`: its control characters as pictures, bytes that are no UTF-8 as U+FFFD."""
+    text = os.fsencode(text).decode("utf-8", "replace") if _has_raw_bytes(text) else text
+    return text.translate(CONTROLS)
+
+
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Write `text` as it is, by default to stdout, and let it be seen at once."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text.translate(ON_SCREEN) if stream.isatty() else text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = "stdout" if stream is sys.stdout else "stderr"
+        raise OSError(error.errno, error.strerror, name) from error
+
+
+def say(line: str) -> None:
+    """A line on stdout: a result."""
+    write(line + "\n")
+
+
+def note(line: str) -> None:
+    """A line on stderr: what is not the result."""
+    write(line + "\n", sys.stderr)
+
+
+def read_text(source: str) -> str:
+    """The text of a file, or of stdin for -. Raises ValueError if it is no UTF-8."""
+    name = "stdin" if source == "-" else source
+    data = _stdin() if source == "-" else _file(source)
+    if data.startswith(UTF16):
+        raise ValueError(f"{name}: not UTF-8 but UTF-16: save it as UTF-8")
+    try:
+        return data.removeprefix(BOM).decode("utf-8")
+    except UnicodeDecodeError as error:
+        at, value = error.start, data.removeprefix(BOM)[error.start]
+        raise ValueError(f"{name}: not UTF-8: byte {at} is 0x{value:02x}") from error
+
+
+def read_json(source: str) -> Any:
+    """The value of a JSON file, or of stdin for -. Raises ValueError."""
+    name, text = "stdin" if source == "-" else source, read_text(source)
+    if not text.strip():
+        raise ValueError(f"{name}: empty, must be JSON")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{name}: nested too deeply to be read") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: not JSON: {error}") from error
+
+
+def stdin() -> TextIO:
+    """stdin. Raises ValueError where it is closed."""
+    if sys.stdin is None:
+        raise ValueError("stdin is closed: pipe the text in, or name a file")
+    return sys.stdin
+
+
+def _stdin() -> bytes:
+    if stdin().isatty():
+        note("reading stdin; Ctrl-D on a line of its own ends it")
+    return stdin().buffer.read()
+
+
+def _file(name: str) -> bytes:
+    path = Path(name)
+    if path.is_fifo() and path.parts[:2] not in (("/", "dev"), ("/", "proc")):
+        raise ValueError(f"{name}: a named pipe, which may never be written: use - < {name}")
+    return path.read_bytes()
+
+
+def _has_raw_bytes(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)

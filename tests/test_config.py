@@ -66,3 +66,45 @@ def test_unknown_preset_and_broken_json(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         Config.load(tmp_path)
+
+
+def test_dspark_presets():
+    for name, layers in (("flash-0731", 43), ("pro-0813", 61)):
+        config = Config.from_preset(name)
+        assert len(config.compress_ratios) == layers + 3 and config.num_nextn_predict_layers == 1
+        assert config.compress_ratios[-4:] == (4, 0, 0, 0)
+        assert config.is_dspark and config.draft_stages == 3
+        assert Config.from_dict(json.loads(config.to_json())) == config
+    april = Config.from_preset("flash")
+    assert not april.is_dspark and april.draft_stages == 1
+    assert not any(name.startswith("dspark") for name in april.to_dict())
+    alone = Config.from_preset("flash-0731").without_draft()
+    assert alone.draft_stages == 0 and not any(k.startswith("dspark") for k in alone.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dspark_block_size": 0}, ["compress_ratios", "43 layers", "dspark_block_size"]),
+        ({"dspark_block_size": None}, ["compress_ratios", "43 layers", "dspark_block_size"]),
+        ({"dspark_block_size": -1}, ["dspark_block_size = -1", "from 1 to sliding_window (128)"]),
+        ({"dspark_block_size": 129}, ["dspark_block_size = 129", "sliding_window (128)"]),
+        ({"dspark_block_size": 5.0}, ["dspark_block_size = 5.0", "integer"]),
+        ({"dspark_block_size": True}, ["dspark_block_size = True", "integer"]),
+        ({"dspark_noise_token_id": None}, ["dspark_noise_token_id is missing"]),
+        ({"dspark_noise_token_id": 129280}, ["dspark_noise_token_id = 129280", "129,280"]),
+        ({"dspark_markov_rank": 0}, ["dspark_markov_rank = 0", "at least 1"]),
+        ({"dspark_target_layer_ids": ()}, ["dspark_target_layer_ids", "0 … 42"]),
+        ({"dspark_target_layer_ids": 42}, ["dspark_target_layer_ids = 42", "0 … 42"]),
+        ({"dspark_target_layer_ids": (42, 43)}, ["dspark_target_layer_ids", "0 … 42"]),
+        ({"dspark_target_layer_ids": (41, 40)}, ["dspark_target_layer_ids", "ascending"]),
+        ({"dspark_target_layer_ids": ("a",)}, ["dspark_target_layer_ids", "list of integers"]),
+        ({"compress_ratios": (0, 0) + (4, 128) * 20 + (4, 0, 4, 0)}, ["a draft has ratio 0"]),
+        ({"compress_ratios": (0, 0) + (4, 128) * 20}, ["compress_ratios", "43 layers"]),
+        ({"num_hidden_layers": 42}, ["compress_ratios", "a draft has ratio 0"]),
+    ],
+)
+def test_dspark_values_that_break_a_rule(changes, words):
+    with pytest.raises(ConfigError) as error:
+        Config.from_preset("flash-0731").replace(**changes)
+    assert all(word in str(error.value) for word in words), str(error.value)

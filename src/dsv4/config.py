@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 
 class ConfigError(ValueError):
@@ -43,17 +43,21 @@ QUANTIZATION = {
     "weight_block_size": [128, 128],
     "scale_fmt": "ue8m0",
 }
-
-
+DSPARK_FIELDS = (
+    "dspark_block_size",
+    "dspark_noise_token_id",
+    "dspark_target_layer_ids",
+    "dspark_markov_rank",
+)
 EFFORT_REVISIONS = ("2026-04", "2026-07")
 
 
-def _alternating(first: Iterable[int], layers: int) -> tuple[int, ...]:
-    """`first`, then 4 and 128 in turn up to `layers`, then one 0 for the MTP block."""
+def _alternating(first: Iterable[int], layers: int, drafts: int = 1) -> tuple[int, ...]:
+    """`first`, then 4 and 128 in turn up to `layers`, then a 0 for each block of the draft."""
     ratios = list(first)
     while len(ratios) < layers:
         ratios.append(128 if ratios[-1] == 4 else 4)
-    return (*ratios, 0)
+    return (*ratios, *[0] * drafts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,11 @@ class Config:
     rope_theta: float = 10000.0
     compress_rope_theta: float = 160000.0
     rope_scaling: Mapping[str, Any] | None = field(default_factory=lambda: dict(YARN))
-    num_nextn_predict_layers: int = 1
+    num_nextn_predict_layers: int = 1  # MTP blocks; a DSpark draft has `draft_stages` instead
+    dspark_block_size: int | None = None  # tokens that a DSpark draft proposes; absent or 0: none
+    dspark_noise_token_id: int | None = None
+    dspark_target_layer_ids: tuple[int, ...] | None = None
+    dspark_markov_rank: int | None = None
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 1048576
     bos_token_id: int = 0
@@ -128,7 +136,7 @@ class Config:
 
     @cached_property
     def layer_kinds(self) -> tuple[LayerKind, ...]:
-        """The kind of each main layer; MTP blocks are always SLIDING."""
+        """The kind of each main layer; a draft's blocks are always SLIDING."""
         ratios = self.compress_ratios[: self.num_hidden_layers]
         named = self.extra.get("layer_types")
         if named is not None:
@@ -138,12 +146,32 @@ class Config:
         return tuple(kinds[ratio] for ratio in ratios)
 
     def kind(self, layer: int) -> LayerKind:
-        """The kind of main layer `layer`, or of the MTP block numbered after the last one."""
+        """The kind of main layer `layer`, or of a draft's block numbered after the last one."""
         return self.layer_kinds[layer] if layer < self.num_hidden_layers else LayerKind.SLIDING
 
     def is_hashed(self, layer: int) -> bool:
-        """Whether a layer's experts come from the token id; an MTP block's never do."""
+        """Whether a layer's experts come from the token id; a draft's never do."""
         return layer < min(self.num_hash_layers, self.num_hidden_layers)
+
+    @property
+    def draft_stages(self) -> int:
+        """Blocks `mtp.0 …`. A DSpark draft has one for each ratio after those of the layers."""
+        if self.dspark_block_size:
+            return len(self.compress_ratios) - self.num_hidden_layers
+        return self.num_nextn_predict_layers
+
+    @property
+    def is_dspark(self) -> bool:
+        """Whether the draft is a block of tokens (DSpark), not the next one (MTP)."""
+        return bool(self.dspark_block_size) and self.draft_stages > 0
+
+    def without_draft(self) -> Self:
+        """The same main model alone."""
+        return self.replace(
+            **dict.fromkeys(DSPARK_FIELDS),
+            num_nextn_predict_layers=0,
+            compress_ratios=self.compress_ratios[: self.num_hidden_layers],
+        )
 
     # ---- in and out ----------------------------------------------------------------------
 
@@ -192,27 +220,30 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def from_preset(cls, name: Literal["flash", "pro", "nano"] | str) -> Self:
-        """`flash` (284B), `pro` (1.6T) or `nano` (a model for a laptop's CPU)."""
+    def from_preset(cls, name: str) -> Self:
+        """`flash` (284B), `pro` (1.6T), both with an MTP block; `flash-0731`, `pro-0813`, the same
+        with a DSpark draft; or `nano` (a model for a laptop's CPU)."""
         if name not in PRESETS:
             raise ConfigError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
         return cls(**PRESETS[name])
 
 
+FLASH: dict[str, Any] = {}
+PRO: dict[str, Any] = {
+    "hidden_size": 7168,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "q_lora_rank": 1536,
+    "o_groups": 16,
+    "compress_ratios": _alternating((128, 128), 61),
+    "index_topk": 1024,
+    "n_routed_experts": 384,
+    "moe_intermediate_size": 3072,
+    "routed_scaling_factor": 2.5,
+}
 PRESETS: dict[str, dict[str, Any]] = {
-    "flash": {},
-    "pro": {
-        "hidden_size": 7168,
-        "num_hidden_layers": 61,
-        "num_attention_heads": 128,
-        "q_lora_rank": 1536,
-        "o_groups": 16,
-        "compress_ratios": _alternating((128, 128), 61),
-        "index_topk": 1024,
-        "n_routed_experts": 384,
-        "moe_intermediate_size": 3072,
-        "routed_scaling_factor": 2.5,
-    },
+    "flash": FLASH,
+    "pro": PRO,
     "nano": {
         "vocab_size": 8192,
         "hidden_size": 256,
@@ -230,6 +261,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 128,
         "max_position_embeddings": 16384,
+    },
+    "flash-0731": FLASH
+    | {
+        "compress_ratios": _alternating((0, 0), 43, drafts=3),
+        "dspark_block_size": 5,
+        "dspark_noise_token_id": 128799,
+        "dspark_target_layer_ids": (40, 41, 42),
+        "dspark_markov_rank": 256,
+    },
+    "pro-0813": PRO
+    | {
+        "compress_ratios": _alternating((128, 128), 61, drafts=3),
+        "dspark_block_size": 5,
+        "dspark_noise_token_id": 128799,
+        "dspark_target_layer_ids": (58, 59, 60),
+        "dspark_markov_rank": 512,
     },
 }
 
@@ -301,16 +348,19 @@ def _check(config: Config) -> None:
     known = " or ".join(EFFORT_REVISIONS)
     rule("effort_revision", config.effort_revision in (None, *EFFORT_REVISIONS), f"must be {known}")
     _check_layers(config, rule)
+    _check_dspark(config, rule)
     _check_rope(config)
 
 
 def _check_layers(config: Config, rule: Any) -> None:
     layers, mtp = config.num_hidden_layers, config.num_nextn_predict_layers
     rule("compress_ratios", isinstance(config.compress_ratios, tuple), "must be a list")
+    tail = len(config.compress_ratios) - layers
     rule(
         "compress_ratios",
-        len(config.compress_ratios) in (layers, layers + mtp),
-        f"needs one entry for each of {layers} layers, and may have one more per MTP block",
+        tail >= 0 if config.dspark_block_size else tail in (0, mtp),
+        f"needs one entry for each of {layers} layers, and may have one more for each MTP block "
+        f"({mtp}) or, where dspark_block_size is set, for each stage of the DSpark draft",
     )
     rule(
         "compress_ratios",
@@ -320,7 +370,7 @@ def _check_layers(config: Config, rule: Any) -> None:
         ),
         "every ratio must be 0 or an integer of at least 2",
     )
-    rule("compress_ratios", not any(config.compress_ratios[layers:]), "an MTP block has ratio 0")
+    rule("compress_ratios", not any(config.compress_ratios[layers:]), "a draft has ratio 0")
     named = config.extra.get("layer_types")
     if named is not None:
         words = [kind.value for kind in LayerKind]
@@ -332,6 +382,36 @@ def _check_layers(config: Config, rule: Any) -> None:
             (ratio == 0) == (kind is LayerKind.SLIDING),
             "layer_types must name ratio 0, and no other, sliding_attention",
         )
+
+
+def _check_dspark(config: Config, rule: Any) -> None:
+    for name in DSPARK_FIELDS:
+        value = getattr(config, name)
+        whole = value if isinstance(value, tuple) else (value,)
+        if value is not None and not all(type(number) is int for number in whole):
+            kind = "a list of integers" if name == "dspark_target_layer_ids" else "an integer"
+            raise ConfigError(f"{name} = {value!r}: must be {kind}")
+        if value is None and config.dspark_block_size:
+            raise ConfigError(f"{name} is missing: dspark_block_size promises a DSpark draft")
+    if not config.dspark_block_size:
+        return
+    window, layers, vocab = config.sliding_window, config.num_hidden_layers, config.vocab_size
+    block, noise, targets, rank = (getattr(config, name) for name in DSPARK_FIELDS)
+    rule(
+        "dspark_block_size",
+        1 <= block <= window,
+        f"must be from 1 to sliding_window ({window}): rejected drafts are taken back",
+    )
+    rule("dspark_noise_token_id", 0 <= noise < vocab, f"must be a token of the {vocab:,}")
+    rule("dspark_markov_rank", rank >= 1, "must be at least 1")
+    rule(
+        "dspark_target_layer_ids",
+        isinstance(targets, tuple)
+        and len(targets) > 0
+        and list(targets) == sorted(set(targets))
+        and 0 <= targets[0] <= targets[-1] < layers,
+        f"must list layers of 0 … {layers - 1} in ascending order",
+    )
 
 
 def _check_rope(config: Config) -> None:

@@ -27,6 +27,13 @@ TINY = {
     "sliding_window": 16,
     "max_position_embeddings": 1024,
 }
+DSPARK = {  # the same main model with a block draft of two stages
+    "compress_ratios": (0, 4, 128, 0, 0),
+    "dspark_block_size": 4,
+    "dspark_noise_token_id": 95,
+    "dspark_target_layer_ids": (0, 2),
+    "dspark_markov_rank": 8,
+}
 FORMS = {  # the forms in which a checkpoint may be written
     "released": {},
     "base": {"expert_dtype": "fp8"},
@@ -42,6 +49,10 @@ FORMS = {  # the forms in which a checkpoint may be written
 
 def tiny(form: str = "released") -> Config:
     return Config(**TINY, **FORMS[form])
+
+
+def tiny_dspark(form: str = "released", **changes) -> Config:
+    return Config(**(TINY | DSPARK | FORMS[form] | changes))
 
 
 def random_model(config: Config, seed: int = 0) -> Transformer:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from dsv4.checkpoint import convert as module
 from dsv4.checkpoint.convert import convert, workspace_of
 from dsv4.checkpoint.layout import (
-    DENSE_MODULES,
     DTYPE_NAMES,
     Role,
+    dense_modules,
     layout,
     scale_name,
     shard_count,
@@ -24,7 +24,7 @@ from dsv4.checkpoint.recode import RoundingError
 from dsv4.config import QUANTIZATION, Config, ConfigError
 from dsv4.quant import fp4, fp8
 
-from .conftest import FORMS, random_model, tiny
+from .conftest import FORMS, random_model, tiny, tiny_dspark
 
 
 def files(folder) -> dict[str, bytes]:
@@ -76,7 +76,7 @@ def test_every_form_of_the_release(experts, dense, folder, tmp_path):
     else:
         quantization = dict(config.quantization_config)
         named = quantization.pop("modules_to_not_convert", None)
-        assert named == (list(DENSE_MODULES) if dense == "bf16" else None)
+        assert named == (list(dense_modules(config)) if dense == "bf16" else None)
         assert quantization == QUANTIZATION and config.expert_dtype == experts
 
 
@@ -89,11 +89,16 @@ def test_scales_of_experts(folder, tmp_path):
     assert Checkpoint(tmp_path / "fp4").tensors[name].dtype == "F8_E8M0"
 
 
-def test_dense_linears_are_those_that_the_config_names():
-    names = [name for name, spec in weights(tiny()).items() if spec.role is Role.DENSE]
-    found = {m for m in DENSE_MODULES for name in names if name.endswith(f".{m}.weight")}
-    assert found == set(DENSE_MODULES)
-    assert all(name.removesuffix(".weight").endswith(DENSE_MODULES) for name in names)
+@pytest.mark.parametrize("config", [tiny(), tiny_dspark(), tiny().without_draft()])
+def test_dense_linears_are_those_that_the_config_names(config):
+    names = [name for name, spec in weights(config).items() if spec.role is Role.DENSE]
+    modules = dense_modules(config)
+    found = {m for m in modules for name in names if name.endswith(f".{m}.weight")}
+    assert found == set(modules)
+    assert all(name.removesuffix(".weight").endswith(modules) for name in names)
+
+
+def test_some_dense_linears_named_and_others_not():
     partly = {**QUANTIZATION, "modules_to_not_convert": ["e_proj", "lm_head"]}
     with pytest.raises(ConfigError, match=r"all dense linears or none: it lacks attn\.wq_a"):
         layout(tiny().replace(quantization_config=partly))

@@ -9,7 +9,7 @@ import torch
 from dsv4.checkpoint import inventory
 from dsv4.checkpoint.layout import Role, layout, shard_count, shard_file, weights
 from dsv4.checkpoint.official import STACKED
-from dsv4.config import Config, ConfigError
+from dsv4.config import PRESETS, Config, ConfigError
 from dsv4.model.transformer import Transformer
 
 
@@ -34,11 +34,13 @@ def test_flash_has_the_published_totals():
 
 def test_pro_has_the_published_sizes():
     pro = inventory.of_config(Config.from_preset("pro"))
+    assert (pro.tensors, pro.shards) == (145_116, 64)
+    assert (pro.mtp_tensors, pro.mtp_bytes) == (2_343, 13_956_587_692)
     assert round(pro.parameters / 1e12, 1) == 1.6
     assert 49e9 <= pro.activated_parameters < 50e9
 
 
-@pytest.mark.parametrize("preset", ["flash", "pro", "nano"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_layout_is_the_model(preset):
     """The model, built on the meta device, has the same names and shapes."""
     config = Config.from_preset(preset)

@@ -59,6 +59,16 @@ def test_inspect_flash():
         assert figure in text
 
 
+def test_inspect_tells_the_share_of_a_dspark_draft():
+    found = json.loads(run("inspect", "flash-0731", "--json"))
+    assert (found["tensors"], found["shards"], found["bytes"]) == (72_317, 48, 166_878_536_440)
+    assert (found["mtp_tensors"], found["mtp_bytes"]) == (4_705, 10_862_838_300)
+    text = run("inspect", "pro-0813")
+    for words in ("66 shards", "149,782", "892,727,580,904", "7,009 tensors, 41,979,375,900 bytes"):
+        assert words in text
+    assert "3 stages, blocks of 5 tokens" in text and "MTP" not in text
+
+
 @pytest.mark.parametrize("dtype", ["released", "bf16", "f32"])
 def test_init_then_inspect(small, tmp_path, dtype):
     out = tmp_path / "out"
@@ -97,7 +107,7 @@ def test_tokenizer_of_the_release():
 
 
 def test_bad_input(small, tmp_path):
-    assert "neither a folder nor a preset (flash, pro, nano)" in fails("inspect", "mega")
+    assert "neither a folder nor a preset (flash, pro, nano," in fails("inspect", "mega")
     assert "no config.json" in fails("inspect", tmp_path)
     assert "unknown preset 'mega'" in fails("init", tmp_path / "a", "--preset", "mega")
     assert "absent.json" in fails("init", tmp_path / "a", "--config", tmp_path / "absent.json")

@@ -17,6 +17,7 @@ from dsv4.checkpoint.layout import (
     DENSE_MODULES,
     DTYPE_NAMES,
     Role,
+    dense_modules,
     scale_name,
     stored_dtype,
     weights,
@@ -59,7 +60,7 @@ def target_config(checkpoint: Checkpoint, experts: str | None, dense: str | None
     quantization: dict[str, Any] = dict(config.quantization_config or QUANTIZATION)
     named = quantization.pop("modules_to_not_convert", None) or ()
     unconverted = [module for module in named if module not in DENSE_MODULES]
-    unconverted += DENSE_MODULES if dense == "bf16" else ()
+    unconverted += dense_modules(config) if dense == "bf16" else ()
     if unconverted:
         quantization["modules_to_not_convert"] = unconverted
     quantization.pop("scale_fmt", None)

@@ -1,7 +1,8 @@
 """What a checkpoint consists of, from its config alone or from the headers of its shards.
 
 parameters = every weight's numbers in the logical shape; scales and tid2eid are no parameters
-activated = those of the main model (no MTP), of the routed experts num_experts_per_tok / E
+activated = those of the main model (no draft), of the routed experts num_experts_per_tok / E
+mtp_… = the draft, whose tensors are named mtp.* be it an MTP block or a DSpark draft
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Inventory:
     parameters: int
     activated_parameters: int
     mtp_tensors: int
+    mtp_bytes: int
     mtp_parameters: int
 
 
@@ -66,15 +68,17 @@ def _count(
     tensors: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
-    mtp_tensors = 0
+    mtp_tensors = mtp_bytes = 0
     for name, shape, dtype, size in stored:
         tensors[dtype] += 1
         nbytes[dtype] += size
-        mtp_tensors += name.startswith("mtp.")
+        draft = name.startswith("mtp.")
+        mtp_tensors += draft
+        mtp_bytes += size * draft
         if name.endswith((".scale", ".tid2eid")):
             continue
         routed = ".ffn.experts." in name
-        part = "mtp" if name.startswith("mtp.") else "routed" if routed else "always"
+        part = "mtp" if draft else "routed" if routed else "always"
         numbers[part] += math.prod(shape) * (2 if dtype == PACKED_FP4 else 1)
     chosen = numbers["routed"] // config.n_routed_experts * config.num_experts_per_tok
     return Inventory(
@@ -86,5 +90,6 @@ def _count(
         parameters=numbers.total(),
         activated_parameters=numbers["always"] + chosen,
         mtp_tensors=mtp_tensors,
+        mtp_bytes=mtp_bytes,
         mtp_parameters=numbers["mtp"],
     )

@@ -12,7 +12,7 @@ config decide the dtype:
     EXPERT    expert_dtype: FP4 or FP8 block, BF16  torch_dtype
 
 Dense linears stay BF16 beside quantised experts where `quantization_config.modules_to_not_convert`
-names DENSE_MODULES.
+names `dense_modules`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ DTYPE_NAMES = {  # as a safetensors header calls them, in the order in which a f
     torch.float8_e4m3fn: "F8_E4M3",
     torch.int8: "I8",
 }
-DENSE_MODULES = (
+BLOCK_MODULES = (
     *(f"attn.{name}" for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "indexer.wq_b")),
     *(f"ffn.shared_experts.{name}" for name in ("w1", "w2", "w3")),
-    *("e_proj", "h_proj"),
 )
+MTP_MODULES, DSPARK_MODULES = ("e_proj", "h_proj"), ("main_proj",)
+DENSE_MODULES = (*BLOCK_MODULES, *MTP_MODULES, *DSPARK_MODULES)  # of any checkpoint
 
 
 class Role(Enum):
@@ -85,9 +86,9 @@ def scale_name(name: str) -> str:
 
 
 def shard_count(config: Config) -> int:
-    """One shard for the embedding, one for each layer and each MTP block, one for the output head:
-    46 for V4-Flash, as released."""
-    return config.num_hidden_layers + config.num_nextn_predict_layers + 2
+    """One shard for the embedding, one for each layer and each block of the draft, one for the
+    output head: 46 for V4-Flash of April, 48 for Flash-0731, as released."""
+    return config.num_hidden_layers + config.draft_stages + 2
 
 
 def shard_file(shard: int, count: int) -> str:
@@ -98,17 +99,25 @@ def shard_file(shard: int, count: int) -> str:
 def weights(config: Config) -> dict[str, WeightSpec]:
     """Every weight of the model under its released name."""
     vocab, d, layers = config.vocab_size, config.hidden_size, config.num_hidden_layers
-    last = shard_count(config) - 1
+    stages = config.draft_stages
+    head, draft = layers + 1, layers + 2  # DSpark's stages come after the head, an MTP block before
+    if not config.is_dspark:
+        head, draft = layers + 1 + stages, layers + 1
     found = {"embed.weight": WeightSpec((vocab, d), Role.PLAIN, 0)}
-    blocks = [(f"layers.{layer}.", layer) for layer in range(layers)]
-    blocks += [(f"mtp.{n}.", layers + n) for n in range(config.num_nextn_predict_layers)]
-    for prefix, layer in blocks:
-        parts = _block(config, layer)
-        found |= {prefix + name: WeightSpec(shape, role, layer + 1) for name, shape, role in parts}
+    parts = [(f"layers.{n}.", 1 + n, _block(config, n)) for n in range(layers)]
+    parts += [(f"mtp.{n}.", draft + n, _draft(config, n)) for n in range(stages)]
+    for prefix, shard, block in parts:
+        found |= {prefix + name: WeightSpec(shape, role, shard) for name, shape, role in block}
     for name, shape, role in _head(config):
-        found[name] = WeightSpec(shape, role, last)
-    found["head.weight"] = WeightSpec((vocab, d), Role.PLAIN, last)
+        found[name] = WeightSpec(shape, role, head)
+    found["head.weight"] = WeightSpec((vocab, d), Role.PLAIN, head)
     return found
+
+
+def dense_modules(config: Config) -> tuple[str, ...]:
+    """The dense linears of a checkpoint of `config`, as modules_to_not_convert names them."""
+    draft = DSPARK_MODULES if config.is_dspark else MTP_MODULES
+    return (*BLOCK_MODULES, *(draft if config.draft_stages else ()))
 
 
 def layout(config: Config) -> dict[str, TensorSpec]:
@@ -146,7 +155,7 @@ def stored_dtype(config: Config, role: Role) -> torch.dtype:
     if list(block) != [fp8.BLOCK, fp8.BLOCK]:
         raise ConfigError(f"quantization_config.weight_block_size = {block}: must be [128, 128]")
     if role is Role.DENSE:
-        return _dense_dtype(config.quantization_config)
+        return _dense_dtype(config, config.quantization_config)
     if role is Role.EXPERT:
         packed = {"fp4": torch.int8, "fp8": torch.float8_e4m3fn}
         return packed.get(config.expert_dtype or "bf16", torch.bfloat16)
@@ -178,11 +187,11 @@ def scale_shape(shape: Shape, dtype: torch.dtype) -> Shape | None:
     return None
 
 
-def _dense_dtype(quantization: Mapping[str, Any]) -> torch.dtype:
+def _dense_dtype(config: Config, quantization: Mapping[str, Any]) -> torch.dtype:
     """BF16 if all dense linears are named as not converted, FP8 if none is."""
-    named = set(quantization.get("modules_to_not_convert") or ())
-    missing = [module for module in DENSE_MODULES if module not in named]
-    if missing and len(missing) < len(DENSE_MODULES):
+    named, modules = set(quantization.get("modules_to_not_convert") or ()), dense_modules(config)
+    missing = [module for module in modules if module not in named]
+    if missing and len(missing) < len(modules):
         raise ConfigError(
             "quantization_config.modules_to_not_convert must name all dense linears or none: "
             f"it lacks {', '.join(missing)}"
@@ -201,7 +210,7 @@ Part = tuple[str, Shape, Role]
 
 
 def _block(config: Config, layer: int) -> Iterator[Part]:
-    """The weights of one layer, or of the MTP block numbered after the last layer."""
+    """The weights of one layer, or of a draft's block numbered after the last layer."""
     d, hc = config.hidden_size, config.hc_mult
     for part in ("attn", "ffn"):
         yield f"{part}_norm.weight", (d,), Role.PLAIN
@@ -210,14 +219,30 @@ def _block(config: Config, layer: int) -> Iterator[Part]:
         yield f"hc_{part}_scale", (3,), Role.FLOAT32
     yield from _attention(config, layer)
     yield from _moe(config, hashed=config.is_hashed(layer))
-    if layer >= config.num_hidden_layers:
-        yield from ((f"{name}.weight", (d, d), Role.DENSE) for name in ("e_proj", "h_proj"))
+
+
+def _draft(config: Config, stage: int) -> Iterator[Part]:
+    """The weights of one block of the draft: of MTP, or of a DSpark stage."""
+    d, vocab = config.hidden_size, config.vocab_size
+    yield from _block(config, config.num_hidden_layers + stage)
+    if not config.is_dspark:
+        yield from ((f"{name}.weight", (d, d), Role.DENSE) for name in MTP_MODULES)
         yield from ((f"{name}.weight", (d,), Role.PLAIN) for name in ("enorm", "hnorm"))
         yield from _head(config)
+        return
+    targets, rank = config.dspark_target_layer_ids or (), config.dspark_markov_rank or 0
+    if stage == 0:
+        yield "main_proj.weight", (d, len(targets) * d), Role.DENSE
+        yield "main_norm.weight", (d,), Role.PLAIN
+    if stage == config.draft_stages - 1:
+        yield from _head(config)
+        yield "markov_head.markov_w1.weight", (vocab, rank), Role.PLAIN
+        yield "markov_head.markov_w2.weight", (vocab, rank), Role.PLAIN
+        yield "confidence_head.proj.weight", (1, d + rank), Role.PLAIN
 
 
 def _head(config: Config) -> Iterator[Part]:
-    """What collapses the streams: of the model, and again of an MTP block."""
+    """What collapses the streams: of the model, and again of the draft."""
     d, hc = config.hidden_size, config.hc_mult
     yield "norm.weight", (d,), Role.PLAIN
     yield "hc_head_fn", (hc, hc * d), Role.FLOAT32

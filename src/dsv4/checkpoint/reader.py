@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dsv4.checkpoint import revision
+from dsv4.checkpoint.draft import fit_draft
 from dsv4.checkpoint.errors import CheckpointError, Differences, MismatchError, listed
 from dsv4.checkpoint.layout import Shape, scale_name, scale_shape, stored_shape
 from dsv4.checkpoint.shard import Shard
-from dsv4.config import Config
+from dsv4.config import Config, ConfigError
 from dsv4.quant import fp4, fp8
 from dsv4.quant.scales import check_finite
 
@@ -78,6 +79,10 @@ class Checkpoint:
             problems.append(f"{INDEX_FILE} places tensors where they are not: {places}")
         if problems:
             raise CheckpointError(f"{self.path}: {'; '.join(problems)}")
+        try:
+            self.config = fit_draft(self.config, self.tensors)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
         self.config = revision.decide(self.path, self.config, self.tensors)
 
     def differences(self, expected: Mapping[str, Shape]) -> Differences:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
+from dsv4.checkpoint.draft import holds_dspark
 from dsv4.checkpoint.encoder import encoder_revision
 from dsv4.checkpoint.errors import CheckpointError
 from dsv4.config import EFFORT_REVISIONS, Config
@@ -51,8 +52,4 @@ def as_written(config: Config, tensors: Iterable[str]) -> Config:
 
 def of_tensors(names: Iterable[str]) -> Revision:
     """2026-07 where there is a DSpark draft, 2026-04 otherwise."""
-    draft = any(
-        name.startswith("mtp.") and (".main_proj." in name or ".markov_head." in name)
-        for name in names
-    )
-    return "2026-07" if draft else "2026-04"
+    return "2026-07" if holds_dspark(names) else "2026-04"

@@ -33,7 +33,7 @@ class Dtype(StrEnum):
 
 
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder, or flash, pro or nano.")],
+    checkpoint: Annotated[str, typer.Argument(help=f"A checkpoint folder, or {PRESET_NAMES}.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print tensors, shards, bytes by dtype, total and activated parameters, and the cache's size.
@@ -47,13 +47,13 @@ def inspect(
         cache = {tokens: dataclasses.asdict(size) for tokens, size in _cache_sizes(config).items()}
         say(json.dumps(dataclasses.asdict(found) | {"cache_bytes": cache}, indent=2))
     else:
-        _print(checkpoint, found)
+        _print(checkpoint, config, found)
         _print_cache(config)
 
 
 def init(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    preset: Annotated[str | None, typer.Option(help="flash, pro or nano; default nano.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{PRESET_NAMES}; default nano.")] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json instead of a preset.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     dtype: Annotated[Dtype, typer.Option(help="How weights are stored.")] = Dtype.RELEASED,
@@ -144,17 +144,22 @@ def _check_memory(config: Config) -> None:
         )
 
 
-def _print(title: str, found: Inventory) -> None:
+def _print(title: str, config: Config, found: Inventory) -> None:
     say(f"{title}: {found.shards} shards\n")
     say(f"  {'dtype':<10} {'tensors':>9} {'bytes':>19}")
     for dtype in sorted(found.dtypes):
         say(f"  {dtype:<10} {found.dtypes[dtype]:>9,} {found.bytes_by_dtype[dtype]:>19,}")
     say(f"  {'all':<10} {found.tensors:>9,} {found.bytes:>19,}\n")
+    draft = "DSpark" if config.is_dspark else "MTP"
     lines = {
         "parameters": f"{found.parameters:,}",
-        "of them in MTP": f"{found.mtp_parameters:,} ({found.mtp_tensors:,} tensors)",
-        "activated per token": f"{found.activated_parameters:,} (without MTP)",
+        f"of them in {draft}": f"{found.mtp_parameters:,} ({found.mtp_tensors:,} tensors, "
+        f"{found.mtp_bytes:,} bytes)",
+        "activated per token": f"{found.activated_parameters:,} (without {draft})",
     }
+    if config.is_dspark:
+        stages, block = config.draft_stages, config.dspark_block_size
+        lines["DSpark draft"] = f"{stages} stages, blocks of {block} tokens"
     for name, value in lines.items():
         say(f"  {name:<20} {value}")
 

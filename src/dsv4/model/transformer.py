@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dsv4.config import Config
 from dsv4.model.block import Block, StreamHead
 from dsv4.model.cache import Cache
+from dsv4.model.dspark import Stage
 from dsv4.model.initial import initialize
 from dsv4.model.layers import Float32Linear
 from dsv4.model.mtp import MTPBlock
@@ -47,8 +48,11 @@ class Transformer(StreamHead):
         )
         self.add_head(config, dtype)
         self.head = Float32Linear(config.hidden_size, config.vocab_size, dtype)
-        self.mtp = nn.ModuleList(
-            MTPBlock(config, self.precision) for _ in range(config.num_nextn_predict_layers)
+        self.mtp = nn.ModuleList(  # the draft, if there is one
+            Stage(config, number, self.precision)
+            if config.is_dspark
+            else MTPBlock(config, self.precision)
+            for number in range(config.draft_stages)
         )
 
     def initialize(self, seed: int) -> None:
@@ -145,10 +149,9 @@ class Transformer(StreamHead):
         return self._draft_block().collapse(drafted)
 
     def _draft_block(self) -> MTPBlock:
-        if not self.mtp:
-            raise ValueError("this model has no MTP block: num_nextn_predict_layers is 0")
-        block = self.mtp[0]
-        assert isinstance(block, MTPBlock)
+        block = self.mtp[0] if self.mtp else None
+        if not isinstance(block, MTPBlock):
+            raise ValueError("this model has no MTP block: its config promises none")
         return block
 
     def _span(self, ids: Tensor, cache: Cache | None, lengths: Sequence[int] | None) -> Span:

@@ -1,6 +1,7 @@
 """Native sub-layers: near their plain twins, and equal to themselves however tokens come."""
 
 import copy
+import gc
 import io
 import warnings
 
@@ -17,7 +18,9 @@ SHAPES = {"small": {}, "byte products": WIDE, "one stream pair": {"hc_mult": 2}}
 
 
 def is_native(model):
-    return "attend" in vars(model.layers[0])
+    owners = [*model.layers, *model.mtp, model]
+    assert len({owner.twin is None for owner in owners}) == 1
+    return model.twin is not None
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -63,7 +66,7 @@ def test_sublayers_are_near_their_plain_twins(model, plain, ids):
     for mine, theirs in zip(model.layers, plain.layers, strict=True):
         for name, arguments in (("attend", (span, None)), ("mix", (ids, span))):
             expected = getattr(theirs, name)(x.clone(), *arguments).float()
-            found = getattr(mine, name)(x.clone(), *arguments).float()
+            found = getattr(mine.twin, name)(x.clone(), *arguments).float()
             change = (expected - x.float()).flatten(2).norm(dim=-1)
             error = (found - expected).flatten(2).norm(dim=-1) / change  # [b, n]
             assert error.median() < 2e-3 and error.mean() < 2e-2, (name, error.mean())
@@ -162,7 +165,7 @@ def test_a_nan_in_an_expert_shows_in_the_logits(folder, ids, name):
         assert model(ids[:1]).isnan().any()
 
 
-def test_copies_of_a_model_and_of_a_cache_go_on_alike(model, ids, whole):
+def test_copies_of_a_cache_go_on_alike(model, ids, whole):
     cache = model.new_cache(3)
     with torch.inference_mode():
         model(ids[:, :90], cache)
@@ -172,9 +175,49 @@ def test_copies_of_a_model_and_of_a_cache_go_on_alike(model, ids, whole):
         third = torch.load(stored, weights_only=False)
         for each in (cache, other, third):
             assert torch.equal(model(ids[:, 90:], each), whole[:, 90:])
-        twin = copy.deepcopy(model)
-        assert not is_native(twin) and is_native(model)
-        assert (twin(ids) - whole).abs().mean() < 0.1 * whole.abs().mean()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_model_has_twins_of_its_own(copied, model, ids, whole):
+    other = copied(model)
+    assert is_native(other) and other.twin is not model.twin
+    with torch.inference_mode():
+        assert torch.equal(other(ids), whole)
+    if copied is copy.deepcopy:  # it reads its own weights
+        other.layers[0].attn.wq_a.weight.view(torch.uint8).zero_()
+        other.head.weight.data.zero_()
+        with torch.inference_mode():
+            assert not other(ids).any() and torch.equal(model(ids), whole)
+
+
+def test_a_model_that_stays_or_returns_is_native(folder, ids):
+    model = dsv4.load(folder)
+    with torch.inference_mode():
+        whole = model(ids)
+        twins = [owner.twin for owner in (*model.layers, model)]
+        for stays in (lambda: model.to("cpu"), model.cpu, model.eval, model.train):
+            stays()
+            assert [owner.twin for owner in (*model.layers, model)] == twins  # nothing has moved
+        model._apply(torch.clone)  # as a device and back
+        assert is_native(model) and model.twin not in twins
+        assert torch.equal(model(ids), whole)
+        model.layers[1]._apply(torch.clone)
+        assert torch.equal(model(ids), whole)
+    copy.deepcopy(model).to("meta")
+    assert not is_native(model.to("meta"))
+
+
+def test_twins_keep_nothing_on_spans_and_states(model, ids):
+    cache = model.new_cache(3)
+    with torch.inference_mode():
+        model(ids, cache)
+    fields = {"window", "compressor", "indexer"}
+    assert all(set(vars(state)) == fields for state in cache.layers)
+    seen = [layer.twin.seen for layer in model.layers]
+    assert all(state in each for state, each in zip(cache.layers, seen, strict=True))
+    del cache
+    gc.collect()
+    assert not any(len(each) for each in seen)
 
 
 def test_entries_that_plain_operators_stored_are_seen(model, plain, ids):

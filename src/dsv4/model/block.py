@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,13 @@ from dsv4.model.cache import LayerState
 from dsv4.model.layers import RMSNorm
 from dsv4.model.moe import MoE
 from dsv4.model.precision import Precision
+from dsv4.model.seam import Twinned
 from dsv4.model.span import Span
 from dsv4.ops import hyper
 
-SUBLAYERS = ("attend", "mix")
-
 
 class SubLayers(Protocol):
-    """What runs a block: Block itself, in plain operators, or a native twin."""
+    """What runs a block: Block itself, in plain operators, or its native twin."""
 
     def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""
@@ -30,7 +29,7 @@ class SubLayers(Protocol):
         """The MoE sub-layer with its mHC: x [b, n, hc, d], ids [b, n] → x's shape."""
 
 
-class Block(nn.Module):
+class Block(Twinned[SubLayers]):
     """x [b, n, hc, d] → the same shape, through two sub-layers."""
 
     def __init__(self, config: Config, layer: int, precision: Precision):
@@ -51,21 +50,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]."""
-        x = self.attend(x, span, state)
-        return self.mix(x, ids, span)
-
-    def run_by(self, twin: SubLayers) -> None:
-        """Let `twin` run both sub-layers, until the tensors move. A copy has no twin."""
-        self.attend, self.mix = twin.attend, twin.mix  # type: ignore[method-assign]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in SUBLAYERS}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Block:
-        for name in SUBLAYERS:
-            self.__dict__.pop(name, None)
-        super()._apply(fn, recurse)
-        return self
+        runs: SubLayers = self.twin or self
+        return runs.mix(runs.attend(x, span, state), ids, span)
 
     def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""

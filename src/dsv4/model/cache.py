@@ -8,7 +8,6 @@ Rings hold `window` positions more than a forward reads: that is how far `trunca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,9 +81,6 @@ class LayerState:
     ):
         window, entry_rows = config.sliding_window, precision.entry_rows(config)
         self.window = Ring(batch, 2 * window, entry_rows, device)
-        self.native: Any = None  # the same stores as a native twin sees them (model/twin.py),
-        self.room = 0  # how many entries they hold, and where
-        self.held: Tensor | None = None
         self.compressor: CompressorState | None = None
         self.indexer: CompressorState | None = None
         kind = config.kind(layer)
@@ -100,10 +96,6 @@ class LayerState:
         self.compressor = state(config.head_dim, entry_rows)
         if kind is LayerKind.CSA:
             self.indexer = state(config.index_head_dim, precision.key_rows(config))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, whose stores lie elsewhere."""
-        return self.__dict__ | {"native": None, "room": 0, "held": None}
 
 
 class Cache:

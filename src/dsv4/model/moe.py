@@ -7,6 +7,7 @@ p = routed_scaling_factor · s_chosen / Σ s_chosen
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,11 @@ class PackedExperts(nn.Module):
             (getattr(self, matrix)[expert], getattr(self, f"{matrix}_scale")[expert])
             for matrix in MATRICES
         ]
+
+    def tensors(self) -> list[Tensor]:
+        """Every expert's matrices and scales: neither parameters nor buffers."""
+        pairs = chain.from_iterable(map(self.matrices, range(self.count)))
+        return [tensor for tensor in chain.from_iterable(pairs) if tensor is not None]
 
     def forward(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         """x [tokens, d] → float32 [tokens, d]; a token's experts are added in their order."""

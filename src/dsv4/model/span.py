@@ -48,7 +48,6 @@ class Span:
         self.device = device
         self.uniform = len(set(starts)) == 1 and all(length == n for length in lengths)
         self.previous = min(window - 1, max(starts))  # window entries read from the cache
-        self.native: Any = None  # the same as a native twin reads it (model/twin.py)
         self._memo: dict[tuple[Any, ...], Any] = {}
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:

@@ -7,7 +7,7 @@ without one they are whole sequences of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,18 @@ from dsv4.model.initial import initialize
 from dsv4.model.layers import Float32Linear
 from dsv4.model.mtp import MTPBlock
 from dsv4.model.precision import Mode, Precision, floating
+from dsv4.model.seam import Twinned
 from dsv4.model.span import Span
 
 
-class Transformer(StreamHead):
+class Head(Protocol):
+    """A native twin of `Transformer.logits`."""
+
+    def logits(self, streams: Tensor) -> Tensor:
+        """streams [b, n, hc, d] → float32 [b, n, vocab_size]."""
+
+
+class Transformer(Twinned[Head], StreamHead):
     """DeepSeek-V4 at any size. Parameters are named as the released tensors are, except that the
     routed experts of a layer are stacked (`ffn.experts.w1` [E, i, d]).
 
@@ -77,13 +85,8 @@ class Transformer(StreamHead):
             dtype = fn(torch.empty(0, dtype=torch.float8_e4m3fn, device=self.device)).dtype
             if dtype is not torch.float8_e4m3fn:
                 raise ValueError(f"a packed model cannot be cast: load it with dtype={dtype}")
-        self.__dict__.pop("logits", None)  # a native twin's, for the tensors as they were
         super()._apply(fn, recurse)
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, whose tensors lie elsewhere: it has no native twin."""
-        return {name: value for name, value in vars(self).items() if name != "logits"}
 
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` sequences."""
@@ -109,7 +112,7 @@ class Transformer(StreamHead):
 
     def logits(self, streams: Tensor) -> Tensor:
         """Streams after the last layer [b, n, hc, d] → logits float32 [b, n, vocab_size]."""
-        return self.head(self.collapse(streams))
+        return self.twin.logits(streams) if self.twin else self.head(self.collapse(streams))
 
     def streams(
         self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None

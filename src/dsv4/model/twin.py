@@ -1,15 +1,18 @@
 """Native twins: a packed model's sub-layers and its head, each one call into C++.
 
-`install` puts them in the place of `Block.attend`, `Block.mix` and `Transformer.logits`, which
-stay the readable definition; a test holds the two together. What a layer computes with is handed
-over once; a call passes the address of the streams, which are changed in place.
+`install` hands `Block` and `Transformer` their twins (model/seam.py); what the modules do without
+one stays the readable definition, and a test holds the two together. What a layer computes with is
+handed over once; a call passes the address of the streams, which are changed in place.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -37,24 +40,63 @@ def install(model: Transformer, limit: Limit | None = None) -> bool:
     """Let native twins run a packed model on a CPU, its resident set limited; True if they do.
 
     False without the native module, and, said in a warning, for shapes or scales that it does not
-    know: then the plain operators run. Raises ValueError for a limit that is too small.
+    know: then the plain operators run. A model on another device has its twins once it comes to
+    the CPU. Raises ValueError for a limit that is too small.
     """
     module = native.module()
-    if module is None or not model.precision.packed or model.device.type != "cpu":
+    if module is None or not model.precision.packed:
         return False
+    blocks = [block for block in (*model.layers, *model.mtp) if isinstance(block, Block)]
+    twins: list[LayerTwin | None] = [None] * len(blocks)
+    head = None
     try:
         _check(model.config)
-        blocks = [block for block in (*model.layers, *model.mtp) if isinstance(block, Block)]
-        held = None if limit is None else residency(module, model, limit)
-        twins = [LayerTwin(module, block, layer, held) for layer, block in enumerate(blocks)]
-        head = HeadTwin(module, model)
+        if model.device.type == "cpu":
+            held = None if limit is None else residency(module, model, limit)
+            twins = [LayerTwin(module, block, layer, held) for layer, block in enumerate(blocks)]
+            head = HeadTwin(module, model)
     except UnsupportedError as error:
-        warnings.warn(f"plain operators run this model: {error}", RuntimeWarning, stacklevel=2)
+        _say_plain(error)
         return False
-    for block, twin in zip(blocks, twins, strict=True):
-        block.run_by(twin)
-    model.logits = head.logits  # type: ignore[method-assign]
-    return True
+    for layer, (block, twin) in enumerate(zip(blocks, twins, strict=True)):
+        block.run_by(twin, partial(_renewed_layer, layer=layer))
+    model.run_by(head, _renewed_head)
+    return head is not None
+
+
+def _say_plain(error: UnsupportedError) -> None:
+    warnings.warn(f"plain operators run this model: {error}", RuntimeWarning, stacklevel=3)
+
+
+def _renewed_layer(block: Block, layer: int) -> LayerTwin | None:
+    held = block.twin.held if isinstance(block.twin, LayerTwin) else None  # a copy is in memory
+    make = partial(LayerTwin, block=block, layer=layer, held=held)
+    return _renewed(block.twin, LayerTwin.reads(block), make)
+
+
+def _renewed_head(model: Transformer) -> HeadTwin | None:
+    return _renewed(model.twin, HeadTwin.reads(model), partial(HeadTwin, model=model))
+
+
+T = TypeVar("T")
+
+
+def _renewed(twin: Any, tensors: list[Tensor], make: Callable[[ModuleType], T]) -> T | None:
+    """The twin of a module whose tensors may have moved: the one that it has while they did not."""
+    module = native.module()
+    if module is None or any(tensor.device.type != "cpu" for tensor in tensors):
+        return None
+    if twin is not None and twin.places == _places(tensors):
+        return twin
+    try:
+        return make(module)
+    except UnsupportedError as error:
+        _say_plain(error)
+        return None
+
+
+def _places(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 class UnsupportedError(ValueError):
@@ -110,7 +152,9 @@ class LayerTwin:
     def __init__(self, module: ModuleType, block: Block, layer: int, held: Any = None):
         config = block.config
         self.module, self.config, self.layer = module, config, layer
-        self.precision, self.ratio = block.precision, block.attn.ratio
+        self.precision, self.ratio, self.held = block.precision, block.attn.ratio, held
+        self.places = _places(self.reads(block))
+        self.seen: WeakKeyDictionary[LayerState, Stores] = WeakKeyDictionary()
         self.native = module.Layer(exact=block.precision.mode == "exact")
         for name in INTEGERS.split():
             self.native.integer(name, getattr(config, name))
@@ -136,6 +180,13 @@ class LayerTwin:
             self._add("indexer.", block.attn.indexer, ("wq_b", "weights_proj"))
         self._mixture(block, held)
         self.native.complete()
+
+    @staticmethod
+    def reads(block: Block) -> list[Tensor]:
+        """Every tensor of the block."""
+        experts = block.ffn.experts
+        assert isinstance(experts, PackedExperts)
+        return [*block.parameters(), *block.buffers(), *experts.tensors()]
 
     def _vector(self, name: str, tensor: Tensor) -> None:
         self.native.vector(name, _floats(tensor))
@@ -181,7 +232,7 @@ class LayerTwin:
     def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """Block.attend, in place of x where x is contiguous."""
         x = x.contiguous()
-        self.native.attend(self._state(state, span), self._span(span), x.data_ptr())
+        self.native.attend(self._stores(state, span), self._span(span), x.data_ptr())
         return x
 
     def mix(self, x: Tensor, ids: Tensor, span: Span) -> Tensor:
@@ -192,36 +243,44 @@ class LayerTwin:
         return x
 
     def _span(self, span: Span) -> Any:
-        if span.native is None:
-            native.use_threads(self.module)
-            span.native = self.module.Span(span.n, span.starts, span.lengths)
-        return span.native
+        return span.once(("native",), lambda: self._new_span(span))
 
-    def _state(self, state: LayerState | None, span: Span) -> Any:
+    def _new_span(self, span: Span) -> Any:
+        native.use_threads(self.module)
+        return self.module.Span(span.n, span.starts, span.lengths)
+
+    def _stores(self, state: LayerState | None, span: Span) -> Any:
         """The layer's stores, with room for the entries that the span adds."""
         if state is None:
             batch = len(span.starts)
             state = LayerState(self.config, self.layer, batch, self.precision, "cpu")
-        if state.compressor is not None and (
-            span.total(self.ratio) > state.room
-            or state.compressor.entries.data is not state.held  # grown by plain operators
-        ):
-            for part in (state.compressor, state.indexer):
-                if part is not None:
-                    part.entries.reserve(span.total(self.ratio))
-            state.held = state.compressor.entries.data
-            state.room = state.held.shape[1]
-            state.native = None
-        if state.native is None:
-            entries, tail = _stores(state.compressor)
-            keys, index_tail = _stores(state.indexer)
-            state.native = self.module.LayerState(
-                state.window.data, entries, tail, keys, index_tail
-            )
-        return state.native
+        total = span.total(self.ratio) if self.ratio else 0
+        seen = self.seen.get(state)
+        if seen is None or not seen.hold(state, total):
+            seen = self.seen[state] = Stores(self.module, state, total)
+        return seen.native
 
 
-def _stores(state: CompressorState | None) -> tuple[Tensor | None, Tensor | None]:
+class Stores:
+    """What one LayerState stores, as the native module sees it."""
+
+    def __init__(self, module: ModuleType, state: LayerState, total: int):
+        for part in (state.compressor, state.indexer):
+            if part is not None:
+                part.entries.reserve(total)
+        self.entries, tail = _stored(state.compressor)
+        keys, index_tail = _stored(state.indexer)
+        self.room = 0 if self.entries is None else self.entries.shape[1]
+        self.native = module.LayerState(state.window.data, self.entries, tail, keys, index_tail)
+
+    def hold(self, state: LayerState, total: int) -> bool:
+        """Whether they are still the state's, with room for `total` entries of a sequence."""
+        if state.compressor is None:
+            return True
+        return total <= self.room and state.compressor.entries.data is self.entries
+
+
+def _stored(state: CompressorState | None) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if state is None else (state.entries.data, state.tail.data)
 
 
@@ -231,6 +290,7 @@ class HeadTwin:
     def __init__(self, module: ModuleType, model: Transformer):
         config = model.config
         self.module, self.vocabulary = module, config.vocab_size
+        self.places = _places(self.reads(model))
         self.native = module.Head(
             exact=model.mode == "exact",
             streams=config.hc_mult,
@@ -243,6 +303,12 @@ class HeadTwin:
             norm=_floats(model.norm.weight),
             weight=matrix(module, model.head.weight),
         )
+
+    @staticmethod
+    def reads(model: Transformer) -> list[Tensor]:
+        """Every tensor of the head."""
+        hyper = (model.hc_head_fn, model.hc_head_scale, model.hc_head_base)
+        return [*hyper, model.norm.weight, model.head.weight]
 
     def logits(self, streams: Tensor) -> Tensor:
         """Transformer.logits."""

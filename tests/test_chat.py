@@ -11,8 +11,8 @@ from tokenizers import models, pre_tokenizers
 
 import dsv4
 from dsv4.chat import Chat, Reasoning, _pieces
-from dsv4.generation import Sampling
 from dsv4.protocol.constants import END_THINK
+from dsv4.sampling import Sampling
 from dsv4.tokenizer import Tokenizer
 from dsv4.train import bpe
 

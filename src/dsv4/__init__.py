@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from dsv4.checkpoint.load import load
     from dsv4.checkpoint.official import save
     from dsv4.config import Config, ConfigError, LayerKind
-    from dsv4.generation import Completion, Sampling, generate
+    from dsv4.generation import Completion, generate
     from dsv4.model.cache import Cache
     from dsv4.model.transformer import Transformer
+    from dsv4.sampling import Sampling
     from dsv4.tokenizer import Tokenizer
 
 _HOMES = {
@@ -25,7 +26,7 @@ _HOMES = {
     "Config": "dsv4.config",
     "ConfigError": "dsv4.config",
     "LayerKind": "dsv4.config",
-    "Sampling": "dsv4.generation",
+    "Sampling": "dsv4.sampling",
     "Tokenizer": "dsv4.tokenizer",
     "Transformer": "dsv4.model.transformer",
     "generate": "dsv4.generation",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from dsv4.generation import Completion, Reply, Sampling
+from dsv4.generation import Completion, Reply
 from dsv4.model.transformer import Transformer
 from dsv4.protocol.deltas import Content, Delta, Reasoning
 from dsv4.protocol.effort import resolve_effort
 from dsv4.protocol.encode import Message, encode_ids
 from dsv4.protocol.stream import StreamParser
+from dsv4.sampling import Sampling
 from dsv4.tokenizer import Tokenizer
 
 Piece = Reasoning | Content

@@ -1,8 +1,4 @@
-"""Sampling: p ∝ softmax(logits / temperature), cut by top-k, then top-p, then min-p, renormalised.
-
-A prompt is fed in pieces, and only its last token gets logits. Each sequence of a batch has a
-generator of its own, so its draws do not depend on its neighbours.
-"""
+"""Prompts → continuations: a prompt is fed in pieces, and only its last token gets logits."""
 
 from __future__ import annotations
 
@@ -15,51 +11,13 @@ from torch import Tensor
 
 from dsv4.model.cache import Cache
 from dsv4.model.transformer import Transformer
-from dsv4.protocol.stop import StopMatcher, stop_strings
+from dsv4.protocol.stop import StopMatcher
+from dsv4.sampling import Sampling, sample
 from dsv4.tokenizer import Tokenizer
 
 PREFILL = 512  # prompt tokens fed at a time: what a native pass takes, and little memory
 
 Finish = Literal["stop", "length", "interrupted"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn; the defaults are the release's recommendation.
-
-    temperature 0 takes the most likely token. top_k 0, top_p 1 and min_p 0 cut nothing. `seed`
-    None draws differently each time. `stop` strings end the text and are not part of it.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    stop: str | Sequence[str] = ()
-    max_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", stop_strings(self.stop))
-        rules = (
-            ("temperature", self.temperature >= 0, "must not be negative"),
-            ("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "must not be negative (0 cuts nothing)"),
-            ("min_p", 0 <= self.min_p <= 1, "must be between 0 and 1"),
-            ("max_tokens", self.max_tokens >= 1, "must be at least 1"),
-        )
-        for name, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: {rule}")
-
-    def generator(self, number: int = 0) -> torch.Generator:
-        """The random numbers of sequence `number`."""
-        generator = torch.Generator()
-        if self.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(self.seed + number)
-        return generator
 
 
 @dataclass
@@ -69,32 +27,6 @@ class Completion:
     ids: list[int]
     text: str
     finish_reason: Finish
-
-
-def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """The distribution that a token is drawn from: logits [vocab] → float32 [vocab]."""
-    logits = logits.float().cpu()
-    if sampling.temperature == 0:
-        return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < len(logits):
-        floor = logits.topk(sampling.top_k).values[-1]
-        logits = logits.masked_fill(logits < floor, -torch.inf)
-    probs = torch.softmax(logits, dim=-1)
-    if sampling.top_p < 1:
-        ordered, order = probs.sort(descending=True, stable=True)
-        before = ordered.cumsum(0) - ordered  # a token stays while those above it weigh < top_p
-        probs = probs.index_fill(0, order[before >= sampling.top_p], 0.0)
-    if sampling.min_p > 0:
-        probs = probs.masked_fill(probs < sampling.min_p * probs.max(), 0.0)
-    return probs / probs.sum()
-
-
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token id from logits [vocab]."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    return int(torch.multinomial(probabilities(logits, sampling), 1, generator=generator))
 
 
 @torch.inference_mode()
@@ -139,11 +71,11 @@ def token_ids(
     alive = [True] * cache.batch
     context = model.config.max_position_embeddings
     for _ in range(sampling.max_tokens):
+        rows = [b for b in range(cache.batch) if alive[b]]
+        drawn = sample(logits[rows], [sampling] * len(rows), [generators[b] for b in rows])
         ids: list[int | None] = [None] * cache.batch
-        for b in range(cache.batch):
-            if alive[b]:
-                ids[b] = draw(logits[b], sampling, generators[b])
-                alive[b] = ids[b] != model.config.eos_token_id
+        for b, token in zip(rows, drawn, strict=True):
+            ids[b], alive[b] = token, token != model.config.eos_token_id
         yield ids
         alive = [a and length < context for a, length in zip(alive, cache.lengths, strict=True)]
         if not any(alive):

@@ -59,7 +59,7 @@ def generate(
 ) -> None:
     """Continue a text, as it comes from the model, without the chat protocol."""
     from dsv4.cli import session
-    from dsv4.generation import Sampling
+    from dsv4.sampling import Sampling
 
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
@@ -87,7 +87,7 @@ def chat(
     """Chat with a model. Reads lines from stdin when that is not a terminal."""
     from dsv4.chat import Chat
     from dsv4.cli import session
-    from dsv4.generation import Sampling
+    from dsv4.sampling import Sampling
 
     with one_line_errors():
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)

@@ -14,11 +14,12 @@ from dsv4.chat import Chat, Piece
 from dsv4.checkpoint.load import load, packaged
 from dsv4.cli.options import set_threads
 from dsv4.cli.sizes import parse_size
-from dsv4.generation import Reply, Sampling
+from dsv4.generation import Reply
 from dsv4.interrupt import interruptible
 from dsv4.model.transformer import Transformer
 from dsv4.protocol.deltas import Reasoning
 from dsv4.protocol.effort import resolve_effort
+from dsv4.sampling import Sampling
 from dsv4.tokenizer import Tokenizer
 
 HELP = "/reset forgets the dialogue · /effort none|high|max · /exit leaves · Ctrl-C stops a reply"

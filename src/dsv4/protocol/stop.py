@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """One string or several as a tuple. Raises ValueError for an empty or a wrong one."""
-    words = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    for word in words:
-        if not isinstance(word, str) or not word:
-            raise ValueError(f"stop = {stop!r}: must be text, or a list of texts, none empty")
-    return words
+    words = (stop,) if isinstance(stop, str) else () if stop is None else stop
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) and w for w in words):
+        raise ValueError(f"stop = {stop!r}: must be text, or a list of texts, none empty")
+    return tuple(words)
 
 
 class StopMatcher:

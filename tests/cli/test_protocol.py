@@ -47,13 +47,50 @@ def test_encode_prints_the_prompt_byte_for_byte(save):
     most = run("encode", file, "--effort", "max", "--revision", "2026-07")
     assert most == encode_messages(TALK, "thinking", reasoning_effort="max", revision="2026-07")
     assert run("encode", file, "--task", "query").endswith(f"hé{c.TASKS['query']}")
-    assert run("encode", file, "--no-bos", "--context", file) == (
-        encode_messages(TALK, "thinking", TALK)
-    )
     request = run("encode", save({"messages": TALK, "tools": TOOLS}))
-    assert request == encode_messages(
-        [{"role": "system", "content": "", "tools": TOOLS}, *TALK], "thinking"
-    )
+    offered = {"name": "f", "description": "", "parameters": {}}
+    system = {"role": "system", "content": "", "tools": [{"function": offered}]}
+    assert request == encode_messages([system, *TALK], "thinking")
+
+
+def test_encode_reads_the_three_apis(save):
+    chat = {"messages": [{"role": "system", "content": "S"}, *TALK], "stream": True}
+    messages = {"system": "S", "messages": TALK, "max_tokens": 9}
+    responses = {"instructions": "S", "input": TALK}
+    prompts = {run("encode", save(body)) for body in (chat, messages, responses)}
+    assert prompts == {encode_messages([{"role": "system", "content": "S"}, *TALK], "thinking")}
+    assert "one of chat, messages, responses" in fails("encode", save(chat), "--api", "soap")
+    bare = [*TALK, {"role": "assistant", "content": [{"type": "thinking", "thinking": "t"}]}]
+    assert run("encode", save(bare)).endswith(f"{c.EOS}{c.ASSISTANT}{c.THINK}")
+    tolerated = run("encode", save(bare), "--api", "chat")
+    assert f"{c.END_THINK}[Unsupported thinking]{c.EOS}" in tolerated
+
+
+def test_a_request_says_how_it_is_encoded_unless_a_flag_does(save):
+    low = save({"messages": TALK, "reasoning_effort": "max"}, "low")
+    assert run("encode", low) == encode_messages(TALK, "thinking", reasoning_effort="max")
+    assert run("encode", low, "--effort", "high") == encode_messages(TALK, "thinking")
+    off = save({"messages": TALK, "thinking": {"type": "disabled"}}, "off")
+    assert run("encode", off) == encode_messages(TALK, "chat")
+    assert run("encode", off, "--effort", "high") == encode_messages(TALK, "thinking")
+    held = {"messages": TALK, "tools": TOOLS, "thinking": {"type": "disabled"}}
+    none = save(held | {"tool_choice": "none"}, "none")
+    assert run("encode", none) == encode_messages(TALK, "chat")
+    must = save(held | {"tool_choice": "required"}, "must")
+    assert run("encode", must).endswith(f"{c.END_THINK}\n\n<{c.DSML}tool_calls>\n")
+
+
+def test_encode_prints_what_a_context_lacks(save):
+    past = [*TALK, {"role": "assistant", "content": "yes", "reasoning_content": "r"}]
+    more = [{"role": "user", "content": "and?"}]
+    whole = run("encode", save([*past, *more]))
+    before = save(past, "past")
+    new = run("encode", save(more, "more"), "--context", before)
+    assert new == f"{c.USER}and?{c.ASSISTANT}{c.THINK}" and whole.endswith(f"{c.EOS}{new}")
+    system = save([{"role": "system", "content": "late"}, *more], "system")
+    assert "stands before the context" in fails("encode", system, "--context", before)
+    twice = run("encode", save(TALK), "--no-bos", "--context", save(TALK))
+    assert twice == encode_messages(TALK, "thinking", TALK)
 
 
 def test_encode_prints_segments_and_ids(save):
@@ -80,11 +117,35 @@ def test_parse_prints_the_message(save):
     assert [error["kind"] for error in found["errors"]] == ["unknown_tool"]
 
 
+def test_parse_begins_where_the_request_left_off(save):
+    held = {"messages": TALK, "tools": TOOLS, "thinking": {"type": "disabled"}}
+    call = f'<{c.DSML}invoke name="f">\n\n</{c.DSML}invoke>\n</{c.DSML}tool_calls>'
+    must = save(held | {"tool_choice": "required"}, "must")
+    for flags in ((), ("--tolerant",)):
+        found = json.loads(run("parse", save(call + c.EOS), "--tools", must, *flags))
+        message = found["message"] if flags else found
+        assert [call["function"]["name"] for call in message["tool_calls"]] == ["f"]
+        assert not flags or found["errors"] == []
+    none = save(held | {"tool_choice": "none"}, "none")
+    block = f"\n\n<{c.DSML}tool_calls>\n{call}"
+    found = json.loads(run("parse", save(block + c.EOS), "--tools", none, "--tolerant"))
+    assert not found["message"]["tool_calls"] and call in found["message"]["content"]
+    assert "'f' is not in force" in fails("parse", save(block + c.EOS), "--tools", none)
+    prefix = {"role": "assistant", "content": "So", "prefix": True}
+    going_on = save({"messages": [*TALK, prefix]}, "prefix")
+    assert json.loads(run("parse", save(f" be it{c.EOS}"), "--tools", going_on)) == {
+        "role": "assistant",
+        "content": " be it",
+        "reasoning_content": "",
+        "tool_calls": [],
+    }
+
+
 def test_wrong_input_is_one_line(save, tmp_path):
     nothing = tmp_path / "nothing"
     for command in ("encode", "parse"):
         assert "nothing" in fails(command, nothing)
-    assert "messages[1].role = 'boss'" in fails("encode", save([*TALK, {"role": "boss"}]))
+    assert "messages[1].role: must be one of" in fails("encode", save([*TALK, {"role": "boss"}]))
     assert "not JSON" in fails("encode", save("{bad"))
     assert "empty" in fails("encode", save(" \n"))
     assert '"messages"' in fails("encode", save("3"))

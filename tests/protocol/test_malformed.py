@@ -13,6 +13,7 @@ from dsv4.protocol import (
     encode_segments,
     from_anthropic,
     from_openai,
+    from_responses,
     quick_instruction,
     reply_grammar,
     resolve_effort,
@@ -58,9 +59,43 @@ ANTHROPIC = {
     "tools": [{"name": "f", "description": "d", "input_schema": SCHEMA}],
 }
 OPENAI = {
-    "messages": MESSAGES,
-    "tools": TOOLS,
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "json"}], "tools": TOOLS},
+        {"role": "developer", "content": "d"},
+        USER,
+        {"role": "assistant", "content": None, "reasoning_content": "r", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": [{"type": "image_url"}]},
+        {"role": "latest_reminder", "content": "l"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
     "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    "reasoning_effort": "none",
+    "stop": ["x"],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "temperature": 0.5,
+}
+RESPONSES = {
+    "instructions": "i",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "q"}]},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "r"}]},
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "1", "output": "r"},
+    ],
+    "tools": [
+        {"type": "function", "name": "f", "parameters": SCHEMA},
+        {
+            "type": "namespace",
+            "name": "n",
+            "tools": [{"type": "function", "name": "g", "parameters": {"type": "object"}}],
+        },
+        {"type": "custom", "name": "apply_patch", "format": {"definition": "d"}},
+    ],
+    "tool_choice": {"type": "custom", "name": "apply_patch"},
+    "reasoning": {"effort": "none", "summary": "auto"},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}},
 }
 NAMED = {"type": "function", "function": {"name": "f"}}
 
@@ -83,8 +118,9 @@ FUNCTIONS = {
     ),
     "segments": (encode_segments, {"messages": MESSAGES, "thinking_mode": "chat"}),
     "validate": (validate, {"messages": MESSAGES}),
-    "openai": (from_openai, OPENAI),
-    "anthropic": (from_anthropic, ANTHROPIC),
+    "openai": (from_openai, {"body": OPENAI}),
+    "anthropic": (from_anthropic, {"body": ANTHROPIC}),
+    "responses": (from_responses, {"body": RESPONSES}),
     "grammar": (reply_grammar, {"tools": TOOLS, "tool_choice": NAMED, "thinking_mode": "chat"}),
     "stream": (read, {"tools": TOOLS, "tool_choice": NAMED}),
     "quick": (
@@ -130,6 +166,7 @@ def answers(function, given):
 
 JUNK = (..., None, True, 3, 1.5, "", "x", '"', "\ud800", [], ["x"], [[]], [None], {}, {"x": {}})
 JUNK += ({"$ref": "#"}, {"type": "text"}, {"function": {}}, [{"type": "text"}], [{"role": "user"}])
+JUNK += (float("nan"), float("inf"), -1)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -1,9 +1,8 @@
-"""The typed layer: what it refuses, with the place, and what other clients' messages become."""
+"""The typed layer: what it refuses, with the place, and the words of effort."""
 
 import pytest
 
-from dsv4.protocol import ProtocolError, encode_messages, from_anthropic, from_openai, validate
-from dsv4.protocol import constants as c
+from dsv4.protocol import ProtocolError, encode_messages, validate
 from dsv4.protocol.effort import EFFORT_WORDS, resolve_effort
 
 USER = {"role": "user", "content": "q"}
@@ -71,86 +70,6 @@ def test_good_messages_are_unchanged():
         {"role": "latest_reminder", "content": "l"},
     ]
     assert validate(messages) == messages
-
-
-def test_openai_requests_go_in_unchanged():
-    system = {"role": "system", "content": "s", "tools": [TOOL]}
-    assert from_openai([USER, {"role": "system", "content": "s"}], [TOOL]) == [USER, system]
-    assert from_openai([USER], [TOOL]) == [{"role": "system", "content": "", "tools": [TOOL]}, USER]
-    assert from_openai([USER], []) == [USER]
-    schema = {"type": "object", "properties": {"a": {}}}
-    given = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-    assert from_openai([USER], response_format=given)[0]["response_format"] == schema
-    assert from_openai([USER], response_format={"type": "text"}) == [USER]
-    said = {"role": "assistant", "content": "a", "reasoning": "why"}
-    assert from_openai([said])[0]["reasoning_content"] == "why"
-    for bad in (
-        {"type": "xml"},
-        {"type": "json_schema"},
-        {"type": "json_schema", "json_schema": 3},
-    ):
-        with pytest.raises(ProtocolError, match="response_format"):
-            from_openai([USER], response_format=bad)
-    text = encode_messages(from_openai([USER, SAYS, RESULT], [TOOL]), "chat")
-    assert c.TOOLS_BEGIN in text and "<tool_result>r</tool_result>" in text
-
-
-def test_anthropic_messages_become_the_same_prompt():
-    anthropic = [
-        {"role": "user", "content": "q"},
-        {
-            "role": "assistant",
-            "content": [
-                {"type": "thinking", "thinking": "why", "signature": "x"},
-                {"type": "text", "text": "So."},
-                {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}},
-                {"type": "tool_use", "id": "2", "name": "f", "input": {}},
-            ],
-        },
-        {
-            "role": "user",
-            "content": [
-                {"type": "tool_result", "tool_use_id": "2", "content": "r2"},
-                {"type": "tool_result", "tool_use_id": "1", "content": [TEXT]},
-                {"type": "text", "text": "go on"},
-                {"type": "image", "source": {}},
-            ],
-        },
-    ]  # fmt: skip
-    tools = [{"name": "f", "description": "d", "input_schema": {"type": "object"}}]
-    calls = [
-        {"id": i, "type": "function", "function": {"name": "f", "arguments": given}}
-        for i, given in (("1", '{"a": 1}'), ("2", "{}"))
-    ]
-    function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
-    openai = [
-        {"role": "system", "content": "S", "tools": [{"type": "function", "function": function}]},
-        {"role": "user", "content": "q"},
-        {"role": "assistant", "content": "So.", "reasoning_content": "why", "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "2", "content": "r2"},
-        {"role": "tool", "tool_call_id": "1", "content": "r"},
-        {"role": "user", "content": [{"type": "text", "text": "go on"}, {"type": "image"}]},
-    ]
-    for mode in ("chat", "thinking"):
-        read = from_anthropic(anthropic, "S", tools)
-        assert encode_messages(read, mode) == encode_messages(openai, mode)
-    parts = [{"type": "text", "text": "S"}]
-    assert from_anthropic(anthropic, parts)[0] == {"role": "system", "content": parts}
-
-
-@pytest.mark.parametrize(
-    ("place", "messages", "tools"),
-    [
-        ("messages[0].role = 'system'", [{"role": "system", "content": "x"}], None),
-        ("messages[0].content = 3", [{"role": "user", "content": 3}], None),
-        ("messages[0].content[0].type", [{"role": "assistant", "content": [{"type": "x"}]}], None),
-        ("tools[0].input_schema", [USER], [{"name": "web_search"}]),
-    ],
-)
-def test_anthropic_errors(place, messages, tools):
-    with pytest.raises(ProtocolError) as error:
-        from_anthropic(messages, tools=tools)
-    assert str(error.value).startswith(place)
 
 
 def test_words_of_effort():

@@ -1,27 +1,44 @@
-"""`dsv4 encode` turns a conversation into a prompt; `dsv4 parse` a completion into a message."""
+"""`dsv4 encode` turns a request into a prompt; `dsv4 parse` a completion into a message."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from dsv4.cli.errors import one_line_errors
 from dsv4.cli.streams import read_json, read_text, write
 
+if TYPE_CHECKING:
+    from dsv4.protocol import Request, RequestOptions, Segment, StreamParser
+
 Source = Annotated[str, typer.Argument(help="A file; - reads stdin.")]
+Api = Annotated[
+    str | None,
+    typer.Option(help="chat, messages or responses; default: by what the request holds."),
+]
 Revision = Annotated[str, typer.Option(help="Of the effort prefixes: 2026-04 or 2026-07.")]
 Effort = Annotated[
-    str, typer.Option(help="none (no thinking), minimal, low, medium, high, xhigh, max or ultra.")
+    str | None,
+    typer.Option(
+        help="none (no thinking), minimal, low, medium, high, xhigh, max or ultra;"
+        " default: the request's own, else high."
+    ),
+]
+Lenient = Annotated[
+    bool,
+    typer.Option("--lenient", help="Encode what can be encoded of a request that is not sound."),
 ]
 
 
 def encode(
     source: Source = "-",
-    effort: Effort = "high",
+    api: Api = None,
+    effort: Effort = None,
     revision: Revision = "2026-04",
+    lenient: Lenient = False,
     keep_thinking: Annotated[
         bool, typer.Option("--keep-thinking", help="Keep the reasoning of earlier turns.")
     ] = False,
@@ -38,33 +55,26 @@ def encode(
         Path | None, typer.Option(help="tokenizer.json or its folder; default: DeepSeek's.")
     ] = None,
 ) -> None:
-    """Encode a conversation: JSON with a list of messages, or a chat-completions request.
+    """Encode a request of Chat Completions, Messages or Responses, or a list of messages.
 
     The prompt is printed byte for byte, without a line end of its own.
     """
-    from dsv4.protocol import encode_segments, from_openai, quick_instruction, resolve_effort
     from dsv4.protocol import to_ids as to_token_ids
 
     with one_line_errors():
-        request = _request(read_json(source))
-        messages = from_openai(*request)
-        mode, reasoning_effort = resolve_effort(effort, revision)
-        options: dict[str, Any] = {
-            "context": None if context is None else from_openai(*_request(read_json(str(context)))),
-            "drop_thinking": not keep_thinking,
-            "add_default_bos_token": not no_bos,
-            "reasoning_effort": reasoning_effort,
-            "revision": revision,
-        }
+        options = _options(effort, revision, lenient)
+        request, since = _request(read_json(source), context, options, api)
+        chosen = {"since": since, "bos": not no_bos, "keep_reasoning": keep_thinking}
+        parts: list[Segment]
         if task is None:
-            parts = encode_segments(messages, mode, **options)
+            parts = request.segments(**chosen)
         else:
-            parts = [p for part in quick_instruction(messages, task, mode, **options) for p in part]
+            parts = [p for part in request.quick(task, **chosen) for p in part]
         if ids:
             from dsv4.tokenizer import Tokenizer
 
-            chosen = Tokenizer.deepseek() if tokenizer is None else Tokenizer.load(tokenizer)
-            write(json.dumps(to_token_ids(parts, chosen)) + "\n")
+            words = Tokenizer.deepseek() if tokenizer is None else Tokenizer.load(tokenizer)
+            write(json.dumps(to_token_ids(parts, words)) + "\n")
         elif segments:
             write(json.dumps(parts, ensure_ascii=False) + "\n")
         else:
@@ -74,8 +84,12 @@ def encode(
 def parse(
     source: Source = "-",
     thinking: Annotated[
-        bool, typer.Option("--thinking/--chat", help="How the prompt opened the reply.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--thinking/--chat",
+            help="How the prompt opened the reply; default: as the request says, else thinking.",
+        ),
+    ] = None,
     tolerant: Annotated[
         bool, typer.Option("--tolerant", help="Read departures from the layout, and list them.")
     ] = False,
@@ -87,31 +101,78 @@ def parse(
 
     With --tolerant: {"message", "errors", "truncated"}.
     """
-    from dsv4.protocol import StreamParser
+    from dsv4.protocol.encode import CALLS_OPEN
 
     with one_line_errors():
-        offered = None if tools is None else _tools(read_json(str(tools)))
+        given = None if tools is None else read_json(str(tools))
         mode = "tolerant" if tolerant else "strict"
-        parser = StreamParser("thinking" if thinking else "chat", mode, offered)
+        request = _asked(given, thinking)
+        parser = _parser(given, thinking, mode) if request is None else request.parser(mode)
+        opened = request is not None and request.starts == "calls"
+        offset = len(CALLS_OPEN) if opened else 0  # which the parser was fed first
         parser.feed(read_text(source))
         result: dict[str, Any] = parser.finish()
+        if request is not None and not tolerant:
+            request.check_calls(result)
         if tolerant:
-            errors = [error._asdict() for error in parser.errors]
+            errors = [
+                error._replace(offset=error.offset - offset)._asdict() for error in parser.errors
+            ]
             result = {"message": result, "errors": errors, "truncated": parser.truncated}
         write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 
 
-def _request(value: Any) -> tuple[Any, Any, Any]:
-    """Messages, tools and response format of a request, or of a bare list of messages."""
-    if isinstance(value, list):
-        return value, None, None
-    if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
-        raise ValueError('the JSON must be a list of messages, or an object with "messages"')
-    return value["messages"], value.get("tools"), value.get("response_format")
+def _options(effort: str | None, revision: str, lenient: bool) -> RequestOptions:
+    from dsv4.protocol import RequestOptions, resolve_effort
+    from dsv4.protocol.constants import Revision
+
+    resolve_effort(effort, revision)  # refuses words that are not known
+    return RequestOptions(effort=effort, revision=cast(Revision, revision), lenient=lenient)
 
 
-def _tools(value: Any) -> list[Any]:
-    tools = value.get("tools") if isinstance(value, dict) else value
-    if not isinstance(tools, list):
+def _request(
+    body: Any, context: Path | None, options: RequestOptions, api: str | None
+) -> tuple[Request, int]:
+    """The request, with what was encoded before in front; and how many messages that was."""
+    from dataclasses import replace
+
+    from dsv4.protocol import RequestError, read_request
+
+    if context is None:
+        return read_request(body, options, api), 0
+    before = read_json(str(context))
+    lenient = replace(options, lenient=True)
+    past = read_request(before, lenient, api)
+    if past.api == "responses":
+        raise RequestError("a context is a list of messages, or an object with them", "input")
+    body = body if isinstance(body, dict) else {"messages": body}
+    if not isinstance(body.get("messages"), list):
+        raise RequestError("must be a list", "messages")
+    rest = before if isinstance(before, dict) else {"messages": before}
+    whole = read_request(
+        {**rest, **body, "messages": [*rest["messages"], *body["messages"]]}, options, past.api
+    )
+    if whole.system != past.system and whole.system:
+        raise RequestError(
+            "a system message stands before the context: encode the whole conversation", "messages"
+        )
+    return whole, len(past.messages)
+
+
+def _asked(given: Any, thinking: bool | None) -> Request | None:
+    """The request, if it is one and not tools alone."""
+    from dsv4.protocol import RequestOptions, read_request
+
+    if not isinstance(given, dict) or not ("messages" in given or "input" in given):
+        return None
+    return read_request(given, RequestOptions(thinking=thinking, lenient=True))
+
+
+def _parser(given: Any, thinking: bool | None, mode: str) -> StreamParser:
+    """A parser that knows no more than the tools."""
+    from dsv4.protocol import StreamParser
+
+    offered = given.get("tools") if isinstance(given, dict) else given
+    if given is not None and not isinstance(offered, list):
         raise ValueError('the JSON must be a list of tools, or an object with "tools"')
-    return tools
+    return StreamParser("chat" if thinking is False else "thinking", mode, offered)

@@ -25,6 +25,9 @@ TASKS: dict[str, str] = _DATA["tasks"]
 EXTRACTED_URL: str = _DATA["extracted_url"]
 TOOLS_BEGIN, TOOLS_END = _DATA["tools"].split("{schemas}")
 RESPONSE_FORMAT: str = _DATA["response_format"].removesuffix("{schema}")
+JSON_OBJECT: str = _DATA["json_object"]
+UNSUPPORTED: dict[str, str] = _DATA["unsupported"]
+SYSTEM_REMINDER: str = _DATA["system_reminder"]
 
 CONTROL = (
     *(BOS, EOS, USER, ASSISTANT, LATEST_REMINDER, THINK, END_THINK, DSML, EXTRACTED_URL),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsv4.protocol.constants import (
     ASSISTANT,
@@ -29,8 +29,16 @@ from dsv4.protocol.constants import (
     USER,
 )
 from dsv4.protocol.errors import ProtocolError
-from dsv4.protocol.segments import Segment, TextEncoder, Wire, to_ids
-from dsv4.protocol.turns import Message, Turn, content_text, last_user, order_results, turns_of
+from dsv4.protocol.segments import Own, Segment, TextEncoder, Wire, to_ids
+from dsv4.protocol.turns import (
+    Message,
+    Turn,
+    content_text,
+    is_object,
+    last_user,
+    order_results,
+    turns_of,
+)
 
 
 def encode_messages(
@@ -85,6 +93,24 @@ def encode_ids(
     return to_ids(encode_segments(messages, thinking_mode, **options), tokenizer)
 
 
+_decode = json.JSONDecoder().decode
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+CALLS_OPEN = Own(f"\n\n<{DSML}tool_calls>\n")
+_CALLS_END = Own(f"</{DSML}tool_calls>")
+_INVOKE = Own(f'<{DSML}invoke name="')
+_INVOKED, _INVOKED_WITHOUT = Own('">\n'), Own('">\n\n')
+_INVOKE_END = Own(f"</{DSML}invoke>\n")
+_PARAMETER, _PARAMETER_END = Own(f'<{DSML}parameter name="'), Own(f"</{DSML}parameter>\n")
+_STRING, _OTHER = Own('" string="true">'), Own('" string="false">')
+USER_OPEN, REMINDER, END, BLANK_LINE = Own(USER), Own(LATEST_REMINDER), Own(EOS), Own("\n\n")
+RESULT, RESULT_END = Own("<tool_result>"), Own("</tool_result>")
+REASONED = Own(END_THINK)
+OPENINGS = {True: Own(ASSISTANT + THINK), False: Own(ASSISTANT + END_THINK)}  # does it reason?
+BOS_TOKEN, _TOOLS, _TOOLS_END = Own(BOS), Own("\n\n" + TOOLS_BEGIN), Own(TOOLS_END)
+_FORMAT = Own("\n\n" + RESPONSE_FORMAT)
+_TASK_TOKENS = {task: Own(token) for task, token in TASKS.items()}
+
+
 # ---- rendering --------------------------------------------------------------------------------
 
 
@@ -116,9 +142,9 @@ def _wire(
         every = [turn for i, turn in enumerate(every) if i not in dropped]
     wire, last = Wire(), last_user(every)
     if not context and add_default_bos_token:
-        wire.put(BOS)
+        wire.put(BOS_TOKEN)
     if not context and thinking and every:
-        wire.put(prefix)
+        wire.put(Own(prefix))
     for i in range(skip, len(every)):
         turn, previous = every[i], every[i - 1] if i else None
         if turn.role == "assistant":
@@ -149,28 +175,28 @@ def _put_system(wire: Wire, turn: Turn) -> None:
 
 
 def _put_user(wire: Wire, turn: Turn) -> None:
-    wire.put(USER)
+    wire.put(USER_OPEN)
     for number, block in enumerate(turn.blocks):
         if number:
-            wire.put("\n\n")
+            wire.put(BLANK_LINE)
         if block.result:
-            wire.put("<tool_result>")
+            wire.put(RESULT)
         wire.say(block.text)
         if block.result:
-            wire.put("</tool_result>")
+            wire.put(RESULT_END)
 
 
 def _put_developer(wire: Wire, turn: Turn) -> None:
     content = content_text(turn.message.get("content") or "")
     if not content:
         raise ProtocolError(f"messages[{turn.first}].content: a developer message needs text")
-    wire.put(USER)
+    wire.put(USER_OPEN)
     wire.say(content)
     _put_extras(wire, turn)
 
 
 def _put_reminder(wire: Wire, turn: Turn) -> None:
-    wire.put(LATEST_REMINDER)
+    wire.put(REMINDER)
     wire.say(content_text(turn.message.get("content")))
 
 
@@ -186,80 +212,105 @@ def _put_extras(wire: Wire, turn: Turn) -> None:
     """The tool preamble and the response format of a system or developer message."""
     tools = turn.message.get("tools")
     if tools:
-        wire.put("\n\n" + TOOLS_BEGIN)
-        where = f"messages[{turn.first}].tools"
-        wire.say("\n".join(_schema(tool, f"{where}[{i}]") for i, tool in enumerate(tools)))
-        wire.put(TOOLS_END)
+        put_tools(wire, [_function(tool, turn, i) for i, tool in enumerate(tools)], turn.first)
     response_format = turn.message.get("response_format")
     if response_format:
-        wire.put("\n\n" + RESPONSE_FORMAT)
-        wire.say(_json(response_format, f"messages[{turn.first}].response_format"))
+        put_schema(wire, response_format, f"messages[{turn.first}].response_format")
 
 
-def _schema(tool: Any, where: str) -> str:
+def _function(tool: Any, turn: Turn, number: int) -> Any:
     if not isinstance(tool, Mapping) or "function" not in tool:
-        raise ProtocolError(f'{where}: has no "function"')
-    return _json(tool["function"], f"{where}.function")
+        raise ProtocolError(f'messages[{turn.first}].tools[{number}]: has no "function"')
+    return tool["function"]
+
+
+def put_tools(wire: Wire, functions: Sequence[Any], message: int = 0) -> None:
+    """The tool preamble. Raises ProtocolError for what is no JSON."""
+    where = f"messages[{message}].tools"
+    lines = [to_json(f, f"{where}[{i}].function") for i, f in enumerate(functions)]
+    wire.put(_TOOLS)
+    wire.say("\n".join(lines))
+    wire.put(_TOOLS_END)
+
+
+def put_schema(wire: Wire, schema: Any, where: str) -> None:
+    """What asks for a reply by a schema. Raises ProtocolError for what is no JSON."""
+    wire.put(_FORMAT)
+    wire.say(to_json(schema, where))
 
 
 def _put_assistant(wire: Wire, turn: Turn, reasons: bool) -> None:
     message = turn.message
     if reasons:
         wire.say(message.get("reasoning_content") or "")
-        wire.put(END_THINK)
+        wire.put(REASONED)
     wire.say(content_text(message.get("content") or ""))
     calls = message.get("tool_calls")
     if calls:
-        wire.put(f"\n\n<{DSML}tool_calls>\n")
-        for number, call in enumerate(calls):
-            _put_call(wire, call, f"messages[{turn.first}].tool_calls[{number}]")
-        wire.put(f"</{DSML}tool_calls>")
+        put_calls(wire, calls, turn.first)
     if not message.get("wo_eos"):
-        wire.put(EOS)
+        wire.put(END)
 
 
-def _put_call(wire: Wire, call: Any, where: str) -> None:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or "name" not in function:
-        raise ProtocolError(f"{where}.function: must have a name and arguments")
-    wire.put(f'<{DSML}invoke name="')
-    wire.say(f"{function['name']}")
-    wire.put('">\n')
-    arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
-    if not arguments:
-        wire.put("\n")
-    for key, (value, string) in arguments.items():
-        wire.put(f'<{DSML}parameter name="')
-        wire.say(key)
-        wire.put(f'" string="{"true" if string else "false"}">')
-        wire.say(value)
-        wire.put(f"</{DSML}parameter>\n")
-    wire.put(f"</{DSML}invoke>\n")
+def put_calls(wire: Wire, calls: Sequence[Any], message: int = 0) -> None:
+    """A block of calls. Raises ProtocolError for a call without a function and its name."""
+    put, say = wire.put, wire.say
+    put(CALLS_OPEN)
+    for number, call in enumerate(calls):
+        function = call.get("function") if is_object(call) else None
+        if not is_object(function) or "name" not in function:
+            where = f"messages[{message}].tool_calls[{number}].function"
+            raise ProtocolError(f"{where}: must have a name and arguments")
+        put(_INVOKE)
+        say(f"{function['name']}")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            arguments = _arguments(arguments)
+        elif not is_object(arguments):
+            arguments = {"arguments": _Json(arguments)}
+        put(_INVOKED if arguments else _INVOKED_WITHOUT)
+        for key, value in arguments.items():
+            put(_PARAMETER)
+            say(key if isinstance(key, str) else f"{key}")
+            if isinstance(value, str):
+                put(_STRING)
+                say(value)
+            else:
+                put(_OTHER)
+                say(_value(value, message, number))
+            put(_PARAMETER_END)
+        put(_INVOKE_END)
+    put(_CALLS_END)
 
 
-def _arguments(arguments: Any, where: str) -> dict[str, tuple[str, bool]]:
-    """name → (text of the value, is it a string). `arguments` is JSON text, or an object.
+class _Json(NamedTuple):
+    """A value in place of an object of arguments: written as JSON, even a string."""
 
-    Text that is not JSON goes whole under `arguments`, as a string; JSON that is no object goes
-    there too, as JSON.
-    """
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return {"arguments": (arguments, True)}
-    if not isinstance(arguments, Mapping):
-        return {"arguments": (_json(arguments, where), False)}
-    return {
-        f"{key}": (value, True) if isinstance(value, str) else (_json(value, where), False)
-        for key, value in arguments.items()
-    }
+    value: Any
 
 
-def _json(value: Any, where: str) -> str:
+def _arguments(text: str) -> Mapping[str, Any]:
+    """Text that is not JSON goes whole under `arguments`, as a string; JSON that is no object goes
+    there too, as JSON."""
+    try:
+        value = _decode(text)
+    except (ValueError, RecursionError):
+        return {"arguments": text}
+    return value if type(value) is dict else {"arguments": _Json(value)}
+
+
+def _value(value: Any, message: int, number: int) -> str:
+    value = value.value if type(value) is _Json else value
+    kind = type(value)
+    if kind is int or kind is bool:
+        return repr(value) if kind is int else "true" if value else "false"
+    return to_json(value, f"messages[{message}].tool_calls[{number}].function.arguments")
+
+
+def to_json(value: Any, where: str) -> str:
     """JSON as the protocol writes it: `, ` and `: `, non-ASCII kept."""
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"{where}: cannot be written as JSON: {error}") from error
 
@@ -270,7 +321,7 @@ def _put_opening(wire: Wire, turn: Turn, thinking: bool, reasons: bool) -> None:
     if task is not None:
         put_task(wire, task, thinking, f"messages[{turn.first}].task")
     elif turn.role in ("user", "developer"):
-        wire.put(ASSISTANT + (THINK if reasons else END_THINK))
+        wire.put(OPENINGS[reasons])
 
 
 def put_task(wire: Wire, task: str, thinking: bool, where: str) -> None:
@@ -278,5 +329,5 @@ def put_task(wire: Wire, task: str, thinking: bool, where: str) -> None:
     if task not in tuple(TASKS):
         raise ProtocolError(f"{where} = {task!r}: must be one of {', '.join(TASKS)}")
     if task == "action":
-        wire.put(ASSISTANT + (THINK if thinking else END_THINK))
-    wire.put(TASKS[task])
+        wire.put(OPENINGS[thinking])
+    wire.put(_TASK_TOKENS[task])

@@ -28,12 +28,16 @@ def reply_grammar(
     tool_choice: str | Mapping[str, Any] = "auto",
     thinking_mode: str = "chat",
     parallel_tool_calls: bool = True,
+    content: Format | None = None,
+    opened: bool = False,
 ) -> Format:
     """A structural tag for `xgrammar.Grammar.from_structural_tag`.
 
     `tools` and `tool_choice` are OpenAI's: "none", "auto", "required" or {"type": "function",
     "function": {"name": …}}. The prompt opened the reply, so it begins inside the reasoning in
-    thinking mode. Raises ProtocolError for a choice that the tools do not have.
+    thinking mode; `opened`: it begins inside the block of calls, as after a choice that requires
+    one. `content`: what an answer without tools is held to, a format of xgrammar. Raises
+    ProtocolError for a choice that the tools do not have.
     """
     if thinking_mode not in ("chat", "thinking"):
         raise ProtocolError(f"thinking_mode = {thinking_mode!r}: must be chat or thinking")
@@ -41,9 +45,9 @@ def reply_grammar(
     text = {"type": "any_text", "excludes": list(CONTROL)}
     parts = [text, _const(END_THINK)] if thinking_mode == "thinking" else []
     if must:
-        parts.append(_block(chosen, parallel_tool_calls))
+        parts.append(_block(chosen, parallel_tool_calls, opened))
     else:
-        parts.append(text)
+        parts.append(text if content is None or chosen else content)
         if chosen:
             parts.append({"type": "optional", "content": _block(chosen, parallel_tool_calls)})
     return {"type": "structural_tag", "format": _sequence(parts)}
@@ -69,10 +73,11 @@ def _choose(functions: Functions, choice: str | Mapping[str, Any]) -> tuple[Func
     return {i: function for i, function in functions.items() if function["name"] == name}, True
 
 
-def _block(functions: Functions, parallel: bool) -> Format:
+def _block(functions: Functions, parallel: bool, opened: bool = False) -> Format:
     call = _either([_call(function, f"tools[{i}]") for i, function in functions.items()])
     calls = {"type": "plus", "content": call} if parallel else call
-    return _sequence([_const(f"\n\n{BLOCK_TAG}\n"), calls, _const(BLOCK_END_TAG)])
+    start = [] if opened else [_const(f"\n\n{BLOCK_TAG}\n")]
+    return _sequence([*start, calls, _const(BLOCK_END_TAG)])
 
 
 def _call(function: Mapping[str, Any], where: str) -> Format:

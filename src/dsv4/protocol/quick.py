@@ -45,9 +45,14 @@ def quick_instruction(
     """
     asks = continuation(task, thinking_mode)
     whole = encode_segments(messages, thinking_mode, **options)
+    check_place(task, messages)
+    opening = 0 if task == "title" else 2  # the role's token and <think> or </think>
+    return Quick(whole[: len(whole) - opening], asks)
+
+
+def check_place(task: str, messages: Sequence[Message]) -> None:
+    """A title follows a reply, any other task what a user said. Raises ProtocolError."""
     role = messages[-1]["role"] if messages else None
     if (role == "assistant") != (task == "title") or role in (None, "system", "latest_reminder"):
         wanted = "an assistant's message" if task == "title" else "what a user said"
         raise ProtocolError(f"task = {task!r}: must follow {wanted}, not role = {role!r}")
-    opening = 0 if task == "title" else 2  # the role's token and <think> or </think>
-    return Quick(whole[: len(whole) - opening], asks)

@@ -8,7 +8,7 @@ tokenizer needs so that a user who types a role's token does not become that rol
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, Protocol
 
 from dsv4.protocol.constants import CONTROL_RE
@@ -32,23 +32,23 @@ class TextEncoder(Protocol):
         """The id of one control token."""
 
 
+class Own(str):
+    """The protocol's own text: control strings in it are control tokens."""
+
+    __slots__ = ()
+
+
 class Wire:
-    """A prompt as it is written."""
+    """A prompt as it is written: `put` takes the protocol's own text, `say` anyone else's."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[str, bool]] = []
-
-    def put(self, text: str) -> None:
-        """The protocol's own text."""
-        self._parts.append((text, True))
-
-    def say(self, text: str) -> None:
-        """Text of a user, a tool, a schema or a model."""
-        self._parts.append((text, False))
+        self._parts: list[str] = []
+        self.put: Callable[[Own], None] = self._parts.append
+        self.say: Callable[[str], None] = self._parts.append
 
     def text(self) -> str:
         """The whole prompt."""
-        return "".join(text for text, _ in self._parts)
+        return "".join(self._parts)
 
     def segments(self, trusted: Collection[str] = ()) -> list[Segment]:
         """Control tokens apart; neighbouring text is one segment, whoever wrote it.
@@ -58,8 +58,8 @@ class Wire:
         in_text = re.compile("(" + "|".join(map(re.escape, trusted)) + ")") if trusted else None
         out: list[Segment] = []
         plain: list[str] = []
-        for text, own in self._parts:
-            pattern = CONTROL_RE if own else in_text
+        for text in self._parts:
+            pattern = CONTROL_RE if type(text) is Own else in_text
             for number, piece in enumerate(pattern.split(text) if pattern else (text,)):
                 if number % 2 == 0:
                     plain.append(piece)

@@ -7,7 +7,7 @@ that they answer. Source: the release's encoding folder.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from dsv4.protocol.errors import ProtocolError
 
@@ -32,33 +32,43 @@ class Turn(NamedTuple):
     blocks: list[Block]
 
 
+_NONE = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
-    "tool_calls": (list, tuple),
-    "tools": (list, tuple),
-    "task": (str,),
-    "reasoning_content": (str,),
-    "tool_call_id": (str, int),
+    "tool_calls": (list, tuple, _NONE),
+    "tools": (list, tuple, _NONE),
+    "task": (str, _NONE),
+    "reasoning_content": (str, _NONE),
+    "tool_call_id": (str, int, _NONE),
 }
 
 
-def _check_shape(message: Any, where: str) -> None:
+def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether it is a JSON object; dicts, which nearly all are, are seen at once."""
+    return type(value) is dict or isinstance(value, Mapping)
+
+
+def _check_shape(message: Any, index: int) -> None:
     """What the code below relies on; `messages.validate` checks more."""
-    if not isinstance(message, Mapping):
-        raise ProtocolError(f"{where} = {message!r}: must be an object with a role")
+    if not is_object(message):
+        raise ProtocolError(f"messages[{index}] = {message!r}: must be an object with a role")
     if message.get("role") not in ROLES:
         raise ProtocolError(
-            f"{where}.role = {message.get('role')!r}: must be one of {', '.join(ROLES)}"
+            f"messages[{index}].role = {message.get('role')!r}: must be one of {', '.join(ROLES)}"
         )
-    for name, kinds in _KINDS.items():
-        if not isinstance(message.get(name), (*kinds, type(None))):
+    for name, value in message.items():
+        kinds = _KINDS.get(name)
+        if kinds is not None and not isinstance(value, kinds):
             raise ProtocolError(
-                f"{where}.{name} = {message[name]!r}: must be a {kinds[0].__name__}"
+                f"messages[{index}].{name} = {value!r}: must be a {kinds[0].__name__}"
             )
     content = message.get("content")
-    for number, part in enumerate(content if isinstance(content, list) else ()):
+    if not isinstance(content, list):
+        return
+    for number, part in enumerate(content):
         if not isinstance(part, Mapping) or not isinstance(part.get("text", ""), str):
             raise ProtocolError(
-                f"{where}.content[{number}] = {part!r}: must be an object with a type and text"
+                f"messages[{index}].content[{number}] = {part!r}: must be an object with a type"
+                " and text"
             )
 
 
@@ -68,7 +78,7 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
         raise ProtocolError(f"messages: must be a list, not {type(messages).__name__}")
     turns: list[Turn] = []
     for index, message in enumerate(messages):
-        _check_shape(message, f"messages[{index}]")
+        _check_shape(message, index)
         role = message["role"]
         if role not in ("user", "tool"):
             turns.append(Turn(role, message, index, []))
@@ -78,9 +88,8 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
             open_turn = None  # a task ends its turn for users, not for tools
         if open_turn is None:
             opener = {"task": message["task"]} if role == "user" and "task" in message else {}
-            open_turn = Turn(
-                "user", opener, index, []
-            )  # its other extras are lost, as in the release
+            # its other extras are lost, as in the release
+            open_turn = Turn("user", opener, index, [])
             turns.append(open_turn)
         open_turn.blocks.append(_block(role, message, index))
     return turns
@@ -90,13 +99,15 @@ def _block(role: str, message: Message, index: int) -> Block:
     content = message.get("content", "")
     if role == "tool":
         return Block(content_text(content), True, message.get("tool_call_id") or "")
-    if not isinstance(content, str | list):
+    if not isinstance(content, (str, list)):
         raise ProtocolError(f"messages[{index}].content = {content!r}: must be text or parts")
     return Block(content_text(content))
 
 
 def content_text(content: Any) -> str:
     """Text as it is; of a list of typed parts the text parts, joined by a blank line."""
+    if type(content) is str:
+        return content
     if not isinstance(content, list):
         return f"{content}"
     return "\n\n".join(
@@ -112,17 +123,19 @@ def order_results(turns: Iterable[Turn]) -> None:
         calls = turn.message.get("tool_calls") if turn.role == "assistant" else None
         if calls:
             order = {name: place for place, name in enumerate(map(_call_id, calls)) if name}
+        if len(turn.blocks) < 2 or not order:
+            continue
         results = [block for block in turn.blocks if block.result]
-        if len(results) > 1 and order:
+        if len(results) > 1:
             ordered = iter(sorted(results, key=lambda block: order.get(block.call_id, 0)))
             turn.blocks[:] = [next(ordered) if block.result else block for block in turn.blocks]
 
 
 def _call_id(call: Any) -> str | int | None:
-    if not isinstance(call, Mapping):
+    if not is_object(call):
         return None
     function = call.get("function")
-    name = call.get("id") or (function.get("id") if isinstance(function, Mapping) else None)
+    name = call.get("id") or (function.get("id") if is_object(function) else None)
     return name if isinstance(name, str | int) else None
 
 

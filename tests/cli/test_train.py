@@ -1,16 +1,22 @@
 """`dsv4 train` from a wheel to a model that generates; the wheel is made here, in the real form."""
 
+import errno
 import gzip
 import json
+import os
 import random
+import signal
 import zipfile
 
 import pytest
 from typer.testing import CliRunner
 
 import dsv4
+from dsv4.atomic import WriteError
 from dsv4.cli import app
+from dsv4.train import corpus
 from dsv4.train.corpus import TASKS
+from dsv4.train.pretrain import Run
 
 WORDS = ["bread", "water", "mix", "flour", "oven", "bake", "slowly", "with", "salt", "and", "wait"]
 
@@ -70,3 +76,114 @@ def test_from_text_to_a_model_that_speaks(command, tmp_path):
     assert resumed.exit_code == 0 and "training the tokenizer" not in resumed.output
     other = command("--steps", "4", "--resume")
     assert other.exit_code == 2 and "other settings" in other.output
+
+
+@pytest.mark.parametrize(
+    "words, what",
+    [
+        *((f"--minutes {m}", "minutes = ") for m in ("inf", "nan", "-1", "1e300")),
+        ("--minutes 0", "steps or minutes"),
+        ("--steps -1", "steps = -1"),
+        ("--batch 0", "batch = 0"),
+        ("--batch 1000000000", "GiB of memory"),
+        ("--lr nan", "lr = nan"),
+        ("--seed -1", "seed = -1"),
+        ("--seq-len 5000", "context ends at 4096"),
+        ("--seq-len 2", "must be at least 4"),
+        ("--resume", "start without --resume"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(
+    command, tmp_path, monkeypatch, words, what
+):
+    monkeypatch.setattr(corpus, "fetch", lambda: pytest.fail("the text was fetched"))
+    assert_refused(command(*words.split()), what)
+    assert not (tmp_path / "run").exists()
+
+
+def assert_refused(done, *what):
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1, done.output
+    assert all(text in done.stderr for text in what), done.stderr
+
+
+def test_presets_larger_than_the_machine_are_refused(tmp_path):
+    for preset in ("flash", "pro"):
+        done = CliRunner().invoke(app, ["train", str(tmp_path / "run"), "--preset", preset])
+        assert_refused(done, "training needs", "this machine has", "smaller --preset")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_in_the_way_is_named(command, tmp_path):
+    out = tmp_path / "run"
+    out.touch()
+    assert_refused(command(), f"{out} is a file")
+    out.unlink()
+    for place in ("data", "model"):
+        (out / place).parent.mkdir(exist_ok=True)
+        os.mkfifo(out / place)
+        assert_refused(command(), f"{out / place} is a file")
+        (out / place).unlink()
+    (out / "model").mkdir()
+    (out / "model/thesis.txt").touch()
+    assert_refused(command(), "holds thesis.txt")
+    (out / "model/thesis.txt").unlink()
+    os.mkfifo(out / "metrics.jsonl")
+    assert_refused(command(), "metrics.jsonl is no regular file")
+    done = CliRunner().invoke(app, ["train", "/proc/run"])
+    assert_refused(done, "/proc/run cannot hold a run")
+
+
+def test_a_run_that_ends_in_the_middle_says_what_is_kept(command, tmp_path, monkeypatch):
+    state = tmp_path / "run/state.pt"
+
+    def stop(error):
+        def step(run):
+            if run.step < 2:
+                return whole(run)
+            raise error
+
+        monkeypatch.setattr(Run, "train_step", step)
+
+    whole = Run.train_step
+    stop(KeyboardInterrupt())
+    done = command("--steps", "4")
+    assert done.exit_code == 130 and "no state is saved yet" in done.stderr
+    assert not state.exists()
+    monkeypatch.setattr(Run, "train_step", whole)
+    assert command("--steps", "4").exit_code == 0
+    (tmp_path / "run/model").rename(tmp_path / "model")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("dsv4.checkpoint.official.save", raising(full))
+    done = command("--steps", "4", "--resume")
+    assert_refused(done, "run/model could not be written (No space left on device)", "after step 4")
+    monkeypatch.setattr("dsv4.train.metrics.Metrics.append", raising(WriteError("metrics: full")))
+    state.unlink()
+    assert_refused(command("--steps", "4"), "metrics: full", "no state is saved yet")
+    monkeypatch.setattr("dsv4.cli.train.prepare", raising(KeyboardInterrupt()))
+    done = command("--steps", "4")
+    assert done.exit_code == 130 and "begins again" in done.stderr
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_ctrl_c_finishes_the_step_and_resuming_goes_on(command, tmp_path, monkeypatch):
+    whole = Run.train_step
+
+    def interrupted(run):
+        if run.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return whole(run)
+
+    monkeypatch.setattr(Run, "train_step", interrupted)
+    done = command("--steps", "3")
+    assert done.exit_code == 130
+    assert "stopped after step 2" in done.stderr and "--resume goes on" in done.stderr
+    monkeypatch.setattr(Run, "train_step", whole)
+    assert command("--steps", "3", "--resume").exit_code == 0
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]

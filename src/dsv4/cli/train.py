@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import random
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsv4.cli.errors import one_line_errors
+from dsv4.cli.errors import INTERRUPTED
 from dsv4.cli.options import Threads, set_threads
-from dsv4.cli.streams import say
+from dsv4.cli.streams import note, say
 from dsv4.config import Config
 from dsv4.train.settings import Settings
+
+if TYPE_CHECKING:
+    from dsv4.train.pretrain import Run
 
 DEFAULT = Settings()
 
@@ -32,35 +37,106 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train a small model on simple English (fetched once, 145 MB)."""
-    from dsv4.checkpoint.folder import TOKENIZER_FILES
-    from dsv4.checkpoint.official import save
-    from dsv4.train.pretrain import Run
+    model_config = Config.from_preset(preset) if config is None else Config.load(config)
+    settings = Settings(
+        steps=steps, minutes=minutes, batch=batch, seq_len=seq_len, lr=lr, seed=seed
+    )
+    settings.check(model_config)
+    run = _prepared(out, model_config, settings, resume, threads)
+    with _telling(lambda: run.kept):
+        if not run.train(say):
+            note(f"stopped after step {run.step}; {run.kept}")
+            raise typer.Exit(INTERRUPTED)
+        path = _export(run)
+    say(f"wrote {path}; talk to it with: dsv4 chat {path}")
+
+
+def _prepared(
+    out: Path, config: Config, settings: Settings, resume: bool, threads: int | None
+) -> Run:
+    """The run, once everything that can be refused at once has been looked at."""
+    from dsv4.train.bpe import check_vocab
+    from dsv4.train.memory import check_memory
+    from dsv4.train.pretrain import STATE_FILE, Run
+    from dsv4.train.state import load_state
 
     set_threads(threads)
-    with one_line_errors():
-        model_config = Config.from_preset(preset) if config is None else Config.load(config)
-        settings = Settings(
-            steps=steps, minutes=minutes, batch=batch, seq_len=seq_len, lr=lr, seed=seed
-        )
-        if not resume and (out / "state.pt").exists():
-            raise FileExistsError(f"{out} holds a run: --resume continues it, or name a new folder")
-        folder = prepare(out / "data", model_config)
-        run = Run(model_config, settings, folder, out)
-        if resume:
-            run.resume()
-        if run.train():
-            files = [folder / name for name in TOKENIZER_FILES]
-            path = out / "model"
-            save(run.model.state_dict(), model_config, path, tokenizer_files=files, overwrite=True)
-            say(f"wrote {path}; talk to it with: dsv4 chat {path}")
+    check_memory(config, settings)
+    check_vocab(config.vocab_size)
+    _check_folder(out)
+    if not resume and (out / STATE_FILE).exists():
+        raise FileExistsError(f"{out} holds a run: --resume continues it, or name a new folder")
+    state = load_state(out / STATE_FILE, config, settings) if resume else None
+    _check_writable(out)
+    for ratio in settings.untrained(config):
+        short = f"rows of {settings.seq_len} tokens close no block of {ratio}"
+        note(f"note: {short}: what compresses those keeps its initial weights")
+    begun = "the same command begins again"
+    with _telling(lambda: begun if state is None else f"{out / STATE_FILE} is kept: {begun}"):
+        return Run(config, settings, prepare(out / "data", config), out, state)
+
+
+def _check_folder(out: Path) -> None:
+    """Raises ValueError where a file, or a folder of something else, is in the run's way."""
+    from dsv4.checkpoint.folder import check_target
+    from dsv4.train.pretrain import METRICS_FILE
+
+    for folder in (out, out / "data", out / "model"):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: name another folder for the run")
+    metrics = out / METRICS_FILE
+    if metrics.exists() and not metrics.is_file():
+        raise ValueError(f"{metrics} is no regular file: remove it, or name another folder")
+    check_target(out / "model", overwrite=True)
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder. Raises OSError, naming it, if nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(f"{out} cannot hold a run ({error.strerror}): name another folder") from error
+
+
+@contextmanager
+def _telling(kept: Callable[[], str]) -> Iterator[None]:
+    """Add to what ends a run in the middle what is kept of it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        named = error.filename and error.strerror
+        reason = f"{error.filename}: {error.strerror}" if named else str(error)
+        raise OSError(f"{reason}; {kept()}") from error
+    except KeyboardInterrupt:
+        note(f"dsv4: interrupted; {kept()}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _export(run: Run) -> Path:
+    """Write the model in the released layout."""
+    from dsv4.checkpoint.folder import TOKENIZER_FILES
+    from dsv4.checkpoint.official import save
+
+    path, files = run.out / "model", [run.out / "data" / name for name in TOKENIZER_FILES]
+    try:
+        return save(run.model.state_dict(), run.config, path, tokenizer_files=files, overwrite=True)
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror or error})") from error
 
 
 def prepare(folder: Path, config: Config) -> Path:
-    """Tokenizer and token files of the corpus in `folder`, made unless they are there already."""
+    """Tokenizer and token files of the corpus in `folder`, made unless they are there already.
+
+    Raises: CorpusError, WriteError; then what is there is made anew the next time.
+    """
     from dsv4.tokenizer import Tokenizer
     from dsv4.train import bpe, corpus, data
 
-    if (folder / "tokens.json").is_file():
+    if (folder / data.COUNTS_FILE).is_file():
         return folder
     say("fetching the text (145 MB, once)")
     documents = list(corpus.documents(corpus.fetch()))
@@ -70,6 +146,6 @@ def prepare(folder: Path, config: Config) -> Path:
     tokenizer = bpe.train_bpe(texts, config.vocab_size)
     bpe.save_bpe(tokenizer, folder, config.max_position_embeddings)
     data.write_tokens(documents, Tokenizer(tokenizer), folder)
-    counts = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-    say(f"{counts['train']['tokens']} training tokens in {folder}")
+    counts = data.read_counts(folder)
+    say(f"{counts['train'].tokens} training tokens in {folder}")
     return folder

@@ -12,6 +12,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import models, trainers
 
+from dsv4.atomic import replacing
 from dsv4.tokenizer import Tokenizer
 
 FIRST_CONTROL = 128800  # released ids from here to 129279 are control tokens or placeholders
@@ -26,6 +27,16 @@ def control_tokens(released: Tokenizer) -> tuple[list[tokenizers.AddedToken], ..
     }
     first = [token for i, token in named.items() if i < FIRST_CONTROL]
     return first, [token for i, token in named.items() if i >= FIRST_CONTROL]
+
+
+def check_vocab(vocab_size: int) -> None:
+    """Raises ValueError if there is no room for the 256 bytes and the control tokens."""
+    least = 256 + sum(len(tokens) for tokens in control_tokens(Tokenizer.deepseek()))
+    if vocab_size < least:
+        raise ValueError(
+            f"vocab_size = {vocab_size}: the tokenizer needs at least {least}, for every byte and "
+            "the control tokens"
+        )
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -69,7 +80,6 @@ def save_bpe(bpe: tokenizers.Tokenizer, folder: Path, context: int) -> list[Path
         "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
     }
     for name, text in contents.items():
-        temporary = folder / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / name)
+        with replacing(folder / name) as stream:
+            stream.write(text.encode())
     return [folder / name for name in contents]

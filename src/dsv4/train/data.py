@@ -16,10 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsv4.atomic import replacing
+from dsv4.files import check_regular, read_json
 from dsv4.tokenizer import Tokenizer
 from dsv4.train.corpus import Document
 
 IGNORE = -100
+COUNTS_FILE, LARGEST_COUNTS = "tokens.json", 1 << 16
+SCANNED = 1 << 24  # tokens looked at together
+REMEDY = "delete {} to have it prepared again"
 VALIDATION_SHARE = 100  # one document in a hundred, chosen by its hash
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 
@@ -57,25 +62,80 @@ def write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, folder: Pa
         parts[part] += document_ids(document, tokenizer)
         nbytes[part] += len(text.encode())
     for part, ids in parts.items():
-        temporary = folder / f".{part}.npy"
-        np.save(temporary, np.asarray(ids, dtype=np.uint32))
-        temporary.replace(folder / f"{part}.npy")
+        tokens = np.asarray(ids, dtype=np.uint32)
+        header = np.lib.format.header_data_from_array_1_0(tokens)
+        with replacing(folder / f"{part}.npy") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(tokens.data)  # np.save would hide why the system refuses
     counts = {part: {"tokens": len(ids), "bytes": nbytes[part]} for part, ids in parts.items()}
-    temporary = folder / ".tokens.json"
-    temporary.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / "tokens.json")
+    with replacing(folder / COUNTS_FILE) as stream:  # last: what is beside it is whole
+        stream.write((json.dumps(counts, indent=1) + "\n").encode())
+
+
+class DataError(ValueError):
+    """Prepared data that cannot be trained on: the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much a token file holds, in tokens and in bytes of their text."""
+
+    tokens: int
+    bytes: int
+
+
+def read_counts(folder: Path) -> dict[str, Counts]:
+    """What tokens.json promises of "train" and "validation". Raises DataError."""
+    file = folder / COUNTS_FILE
+    try:
+        values = read_json(file, LARGEST_COUNTS)
+        counts = {part: Counts(**values[part]) for part in ("train", "validation")}
+        whole = all(type(n) is int and n > 0 for c in counts.values() for n in vars(c).values())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged ({error}): {REMEDY.format(folder)}") from error
+    if not whole:
+        raise DataError(f"{file} counts no tokens of a part: {REMEDY.format(folder)}")
+    return counts
+
+
+def open_tokens(file: Path, count: int, vocab: int) -> np.ndarray:
+    """The ids of a token file: uint32 [count], mapped, each below `vocab`. Raises DataError."""
+    remedy = REMEDY.format(file.parent)
+    try:
+        check_regular(file)
+        tokens = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{file} is damaged ({error}): {remedy}") from error
+    if tokens.dtype != np.uint32 or tokens.shape != (count,):
+        raise DataError(
+            f"{file} holds {tokens.dtype} {list(tokens.shape)}, {COUNTS_FILE} promises uint32 "
+            f"[{count}]: {remedy}"
+        )
+    for first in range(0, count, SCANNED):
+        largest = int(tokens[first : first + SCANNED].max())
+        if largest >= vocab:
+            raise DataError(
+                f"{file} holds token {largest}, this model's vocabulary ends at {vocab - 1}: it "
+                "was prepared for another model, train into another folder"
+            )
+    return tokens
 
 
 class PackedRows:
-    """Rows of a token file, in an order that a seed and an epoch decide."""
+    """Rows of the token file of a part, in an order that a seed and an epoch decide.
 
-    def __init__(self, file: Path, seq_len: int, eos: int, seed: int):
-        self.tokens = np.load(file, mmap_mode="r")
+    Raises: DataError if the file is damaged, of another vocabulary, or holds no whole row.
+    """
+
+    def __init__(self, folder: Path, part: str, *, seq_len: int, eos: int, seed: int, vocab: int):
+        self.file, self.counts = folder / f"{part}.npy", read_counts(folder)[part]
+        self.tokens = open_tokens(self.file, self.counts.tokens, vocab)
         self.seq_len, self.eos, self.seed = seq_len, eos, seed
         self.rows = (len(self.tokens) - 2) // seq_len
         if self.rows < 1:
-            raise ValueError(
-                f"{file} holds {len(self.tokens)} tokens, fewer than one row of {seq_len}"
+            raise DataError(
+                f"{self.file} holds {len(self.tokens)} tokens, fewer than one row of {seq_len} "
+                "and the two after it: shorten --seq-len, or give more text"
             )
 
     def batch(self, step: int, size: int) -> Batch:

@@ -48,9 +48,9 @@ def row_parts(name: str, shape: torch.Size, config: Config) -> list[int]:
     return [rows]
 
 
-def takes_muon(name: str, parameter: Tensor) -> bool:
+def takes_muon(name: str, dimensions: int) -> bool:
     """Whether a parameter belongs to Muon; otherwise AdamW has it."""
-    return parameter.dim() >= 2 and name not in ("embed.weight", "head.weight")
+    return dimensions >= 2 and name not in ("embed.weight", "head.weight")
 
 
 class Muon(torch.optim.Optimizer):
@@ -107,10 +107,13 @@ def optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon and AdamW over all parameters of a model, each exactly once."""
     named = list(model.named_parameters())
-    rest = [parameter for name, parameter in named if not takes_muon(name, parameter)]
+    rest = [parameter for name, parameter in named if not takes_muon(name, parameter.dim())]
     return [
         Muon(
-            [(n, p) for n, p in named if takes_muon(n, p)], config, lr=lr, weight_decay=weight_decay
+            [(n, p) for n, p in named if takes_muon(n, p.dim())],
+            config,
+            lr=lr,
+            weight_decay=weight_decay,
         ),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), eps=1e-20, weight_decay=weight_decay),
     ]

@@ -7,10 +7,12 @@ state and the step: a run that was stopped and resumed gives the numbers of one 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -18,48 +20,85 @@ from torch import Tensor
 from dsv4.config import Config
 from dsv4.interrupt import interruptible
 from dsv4.model.transformer import Transformer
-from dsv4.train.data import Batch, PackedRows
+from dsv4.train.data import Batch, DataError, PackedRows
 from dsv4.train.loss import balance_loss, linear_cross_entropy, losses, update_bias
+from dsv4.train.metrics import Metrics
 from dsv4.train.optim import optimizers
 from dsv4.train.schedule import Schedule
 from dsv4.train.settings import Settings
+from dsv4.train.state import TrainingError, restore, save_state
 
-
-class TrainingError(ValueError):
-    """Training cannot go on: the message says why, and what is saved."""
-
-
+STATE_FILE, METRICS_FILE = "state.pt", "metrics.jsonl"
 NOTICE = "\nfinishing this step; Ctrl-C again stops at once\n"
 TIMED_STEPS = 5  # of which the last ones tell how many fit into the minutes
 
 
 class Run:
-    """A model in training, in a folder that holds its state and its metrics."""
+    """A model in training, in a folder that holds its state and its metrics.
 
-    def __init__(self, config: Config, settings: Settings, data: Path, out: Path):
+    `state` is what `load_state` found to go on from; without one the run begins anew.
+    Raises: DataError for data that cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        settings: Settings,
+        data: Path,
+        out: Path,
+        state: dict[str, Any] | None = None,
+    ):
+        settings.check(config)
         self.config, self.settings, self.out = config, settings, out
-        self.rows = PackedRows(
-            data / "train.npy", settings.seq_len, config.eos_token_id, settings.seed
+        self.rows, self.held_out = (
+            PackedRows(
+                data,
+                part,
+                seq_len=settings.seq_len,
+                eos=config.eos_token_id,
+                seed=settings.seed,
+                vocab=config.vocab_size,
+            )
+            for part in ("train", "validation")
         )
-        self.held_out = PackedRows(
-            data / "validation.npy", settings.seq_len, config.eos_token_id, settings.seed
-        )
-        counts = json.loads((data / "tokens.json").read_text(encoding="utf-8"))["validation"]
-        self.bytes_per_token = counts["bytes"] / counts["tokens"]
+        counts = self.held_out.counts
+        self.bytes_per_token = counts.bytes / counts.tokens
         self.model = Transformer(config)
         self.model.initialize(settings.seed)
         self.optimizers = optimizers(
             self.model, config, lr=settings.lr, weight_decay=settings.weight_decay
         )
+        self.arrived: dict[
+            str, Tensor
+        ] = {}  # parameters in the order in which their gradients came
+        for name, parameter in self.model.named_parameters():
+            parameter.register_post_accumulate_grad_hook(partial(self._arrive, name))
         self.step, self.steps = 0, settings.steps
+        self.saved: int | None = None  # the step whose state is in the file
+        if state is not None:
+            restore(state, self.model, self.optimizers)
+            self.step, self.steps = state["step"], state["steps"]
+            self.saved = self.step
+        self.metrics = Metrics(out / METRICS_FILE, self.step)
 
     @property
     def state_file(self) -> Path:
         """Where the state of the run is kept."""
-        return self.out / "state.pt"
+        return self.out / STATE_FILE
+
+    @property
+    def kept(self) -> str:
+        """What a run that ends here leaves, and how to go on."""
+        if self.saved is None:
+            return "no state is saved yet: the same command begins anew"
+        return f"the state after step {self.saved} is kept in {self.state_file}: --resume goes on"
 
     def save(self) -> None:
-        """Write the state; a file that is there is replaced only by a whole one."""
+        """Write the state, unless it is in the file; a file that is there is replaced only by a
+        whole one. Raises WriteError."""
+        if self.saved == self.step:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
             "steps": self.steps,
@@ -68,30 +107,15 @@ class Run:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        self.out.mkdir(parents=True, exist_ok=True)
-        temporary = self.out / ".state.pt"
-        torch.save(state, temporary)
-        temporary.replace(self.state_file)
+        save_state(self.state_file, state)
+        self.saved = self.step
 
-    def resume(self) -> None:
-        """Continue from the folder's state. Raises TrainingError if it is another run's."""
-        if not self.state_file.is_file():
-            raise TrainingError(f"there is no {self.state_file}: start without --resume")
-        state = torch.load(self.state_file, weights_only=True)
-        if state["config"] != json.loads(self.config.to_json()) or state[
-            "settings"
-        ] != dataclasses.asdict(self.settings):
-            raise TrainingError(
-                f"{self.state_file} was made with another configuration or other settings: "
-                f"repeat them ({state['settings']}), or train into another folder"
-            )
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.steps = state["step"], state["steps"]
+    def train(self, say: Callable[[str], None] = print) -> bool:
+        """Run to the last step, or until interrupted; returns whether it came to the end.
+        `say` is given a line about every tenth step.
 
-    def train(self) -> bool:
-        """Run to the last step, or until interrupted; returns whether it came to the end."""
+        Raises: TrainingError, WriteError; what is saved stays as it is.
+        """
         clock: list[float] = []
         with interruptible(NOTICE) as interrupted:
             while not self.steps or self.step < self.steps:
@@ -104,17 +128,20 @@ class Run:
                 due = self.step % self.settings.evaluate_every == 0 or self.step == self.steps
                 if due:
                     metrics |= self.evaluate()
-                self._report(metrics)
+                self.metrics.append(metrics)
+                if due or self.step % 10 == 0:
+                    say(self._line(metrics))
                 if interrupted or self.step % self.settings.save_every == 0:
                     self.save()
                 if interrupted:
-                    print(f"stopped after step {self.step}; go on with --resume", flush=True)
                     return False
         self.save()
         return True
 
     def train_step(self) -> dict[str, float]:
-        """One optimizer step; raises TrainingError, before weights change, if the loss is NaN."""
+        """One optimizer step. Raises TrainingError, before a weight, moment or bias changes, if
+        the loss or a gradient is not finite.
+        """
         settings = self.settings
         schedule = Schedule(settings.lr, self.steps or 10**9, settings.warmup, decay=settings.decay)
         lr, mtp_weight = schedule.lr(self.step), schedule.mtp_weight(self.step)
@@ -124,12 +151,11 @@ class Run:
         total = loss + balance_loss(self.model, settings.batch)
         total = total if mtp is None else total + mtp_weight * mtp
         if not math.isfinite(total.item()):
-            raise TrainingError(
-                f"the loss of step {self.step} is {total.item()}: lower --lr; the last saved state "
-                f"is {self.state_file}"
-            )
+            self._refuse(f"the loss is {total.item()}", "weights", self.model.state_dict())
+        self.arrived.clear()
         total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        norm = self._gradient_norm()
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -140,6 +166,27 @@ class Run:
         metrics = {"step": self.step, "loss": loss.item(), "lr": lr, "norm": norm.item()}
         return metrics if mtp is None else metrics | {"mtp_loss": mtp.item()}
 
+    def _gradient_norm(self) -> Tensor:
+        """√Σ g², finite."""
+        gradients = {name: p.grad for name, p in self.arrived.items() if p.grad is not None}
+        norm = torch.nn.utils.get_total_norm(gradients.values())
+        if not math.isfinite(norm.item()):
+            self._refuse(f"the gradient's norm is {norm.item()}", "gradients", gradients)
+        return norm
+
+    def _arrive(self, name: str, parameter: Tensor) -> None:
+        self.arrived[name] = parameter
+
+    def _refuse(self, what: str, kind: str, tensors: Mapping[str, Tensor]) -> NoReturn:
+        """Give up the step; the message names the first of `tensors` that is not finite."""
+        self.model.zero_grad(set_to_none=True)
+        broken = (name for name, tensor in tensors.items() if not tensor.isfinite().all())
+        first = next(broken, None)
+        where = f"all {kind} are finite" if first is None else f"first in the {kind} of {first}"
+        raise TrainingError(
+            f"step {self.step + 1}: {what}, {where}: nothing was changed; lower --lr; {self.kept}"
+        )
+
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Loss on held-out documents, in nats a token and in bits a byte of text."""
@@ -149,7 +196,11 @@ class Run:
             tokens = int((batch.targets >= 0).sum())
             total += _next_token_loss(self.model, batch).item() * tokens
             count += tokens
+        if not count:
+            raise DataError(f"{self.held_out.file} holds no token after another: give more text")
         loss = total / count
+        if not math.isfinite(loss):
+            self._refuse(f"the validation loss is {loss}", "weights", self.model.state_dict())
         return {
             "validation_loss": loss,
             "bits_per_byte": loss / math.log(2) / self.bytes_per_token,
@@ -158,11 +209,7 @@ class Run:
     def _tokens(self) -> int:
         return self.settings.batch * self.settings.seq_len
 
-    def _report(self, metrics: dict[str, float]) -> None:
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-        if self.step % 10 and "validation_loss" not in metrics:
-            return
+    def _line(self, metrics: dict[str, float]) -> str:
         left = (self.steps - self.step) * self._tokens() / metrics["tokens_per_s"]
         line = (
             f"step {self.step}/{self.steps or '?'}  loss {metrics['loss']:.3f}  "
@@ -174,7 +221,7 @@ class Run:
             line += "  validation {validation_loss:.3f} ({bits_per_byte:.3f} bits/byte)".format(
                 **metrics
             )
-        print(line, flush=True)
+        return line
 
 
 def _next_token_loss(model: Transformer, batch: Batch) -> Tensor:

@@ -1,0 +1,54 @@
+"""A file appears whole or not at all: written beside its place, forced to disk, then moved."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+class WriteError(OSError):
+    """A file that could not be written: the message names it, the reason and what is kept."""
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes become `file` when the block is left without an error.
+
+    Otherwise nothing of it is left, and a `file` that was there before is untouched.
+    Raises: WriteError for what the system refuses (no space, no permission, a folder in its place).
+    """
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.unlink(missing_ok=True)  # of a process that was killed
+        with part.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+        sync_folder(file.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_error(file, error) from error
+        raise
+
+
+def write_error(file: Path, error: OSError) -> WriteError:
+    """The same error in one line that names `file`."""
+    reason = error.strerror or error
+    return WriteError(f"{file} could not be written ({reason}); what was there before is kept")
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk, where the system can: a move survives a power cut."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,144 @@
+"""What a training run needs of memory, from its config and settings alone: no tensor is made.
+
+kept = weights + gradients + Muon's momentum (matrices) + AdamW's two moments (the rest), float32
+need = kept + buffers + the larger of (activations + backward's own) and the optimizer's scratch
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsv4.checkpoint.layout import Role, weights
+from dsv4.config import Config, LayerKind
+from dsv4.model.span import QUERY_BLOCK
+from dsv4.train.loss import CHUNK
+from dsv4.train.optim import takes_muon
+from dsv4.train.settings import Settings
+
+F32 = 4
+LIBRARIES = 400 << 20  # Python, torch and their tables
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes by part."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    scratch: int
+
+    @property
+    def total(self) -> int:
+        """Bytes at the highest moment of a step."""
+        return LIBRARIES + self.kept + self.transient
+
+    @property
+    def kept(self) -> int:
+        """Bytes held from step to step."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def transient(self) -> int:
+        """Bytes of the forward and backward, or of the update after them."""
+        return max(self.activations, self.scratch)
+
+
+def need(config: Config, settings: Settings) -> Need:
+    """What one step of a run holds at once."""
+    matrices: Counter[tuple[int, ...]] = Counter()
+    rest = buffers = 0
+    for name, weight in weights(config).items():
+        size = math.prod(weight.shape)
+        if weight.role is Role.INDEX or name.endswith("gate.bias"):
+            buffers += size * (8 if weight.role is Role.INDEX else F32)
+        elif takes_muon(name, len(weight.shape)):
+            matrices[weight.shape] += size
+        else:
+            rest += size
+    muon = matrices.total()
+    together = max(matrices.values())  # numbers of one shape, orthogonalised at once
+    return Need(
+        weights=F32 * (muon + rest) + buffers,
+        gradients=F32 * (muon + rest),
+        optimizer=F32 * (muon + 2 * rest),
+        activations=F32 * activations(config, settings),
+        scratch=F32
+        * (muon + 4 * together),  # updates; stacked, scaled, in bfloat16, and the result
+    )
+
+
+def activations(config: Config, settings: Settings) -> int:
+    """Numbers that the forward keeps for the backward, and the largest that the backward makes."""
+    c, tokens = config, settings.batch * settings.seq_len
+    layers = [_layer(c, kind, settings.seq_len) for kind in c.layer_kinds]
+    drafts = c.num_nextn_predict_layers
+    sliding = _layer(c, LayerKind.SLIDING, settings.seq_len)
+    streams = c.hc_mult * c.hidden_size
+    losses = (1 + drafts) * (5 * c.hidden_size + streams)
+    draft = drafts * (sliding + 3 * streams)
+    chunk = 2 * min(CHUNK, tokens) * c.vocab_size  # logits and their slope
+    heads = drafts * c.vocab_size * c.hidden_size  # the head's gradient, once more for the draft
+    return tokens * (sum(layers) + draft + losses + max(*layers, sliding)) + chunk + heads
+
+
+def _layer(c: Config, kind: LayerKind, n: int) -> int:
+    """Numbers a token in one layer on rows of n tokens."""
+    d, hc, channels = c.hidden_size, c.hc_mult, c.head_dim
+    hyper = 2 * (2 * hc * d + 2 * d + hc * hc * (4 * c.hc_sinkhorn_iters + 6))
+    kinds = zip(c.compress_ratios, c.layer_kinds, strict=False)
+    ratio = next((r for r, k in kinds if k is kind), 0)
+    keys = min(n, c.sliding_window + QUERY_BLOCK)
+    entries = n // ratio if ratio else 0
+    attention = 3 * c.num_attention_heads * channels + 2 * c.q_lora_rank + 3 * channels
+    attention += c.o_groups * c.o_lora_rank
+    if kind is LayerKind.CSA:
+        if entries > c.index_topk:
+            attention += c.index_topk * channels  # each query's own entries, gathered
+        attention += 6 * channels + 4 * c.index_n_heads * c.index_head_dim
+        entries = min(entries, c.index_topk)
+    elif kind is LayerKind.HCA:
+        attention += 4 * channels
+    attention += c.num_attention_heads * (keys + entries)
+    k, i = c.num_experts_per_tok, c.moe_intermediate_size
+    experts = k * (2 * d + 5 * i + 7) + 6 * i + d + 2 * c.n_routed_experts
+    return hyper + attention + experts
+
+
+def machine_memory() -> int:
+    """Bytes that this process may have: the machine's, or a lower limit of its group."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return min(limits)
+
+
+def check_memory(config: Config, settings: Settings) -> None:
+    """Raises ValueError, in one line, if the machine has less memory than the run needs."""
+    found, have = need(config, settings), machine_memory()
+    if found.total <= have:
+        return
+    parts = {
+        "weights": found.weights,
+        "gradients": found.gradients,
+        "optimizer": found.optimizer,
+        "activations" if found.activations > found.scratch else "update": found.transient,
+    }
+    listed = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in parts.items())
+    remedy = "--batch or --seq-len" if found.kept + found.scratch < have else "--preset or --config"
+    raise ValueError(
+        f"training needs {_gib(found.total)} GiB of memory ({listed}), this machine has "
+        f"{_gib(have)}: choose a smaller {remedy}"
+    )
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / 2**30:,.1f}"

@@ -1,0 +1,147 @@
+"""The state of a run in one file: weights, optimizer state, step, and what the run was told.
+
+The file is replaced only by a whole one. Every byte of it is summed before it is unpickled, and
+unpickling makes tensors and plain containers only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.atomic import replacing
+from dsv4.config import Config
+from dsv4.train.settings import Settings
+
+FIELDS: dict[str, type] = {
+    "step": int,
+    "steps": int,
+    "config": dict,
+    "settings": dict,
+    "model": dict,
+    "optimizers": list,
+}
+
+
+class TrainingError(ValueError):
+    """Training cannot go on: the message says why, and what is saved."""
+
+
+def save_state(file: Path, state: dict[str, Any]) -> None:
+    """Write the fields of FIELDS. Raises WriteError; then the file is what it was."""
+    with replacing(file) as stream:
+        try:
+            torch.save(state, stream)
+        except (
+            RuntimeError
+        ) as error:  # the archive's writer hides the system's error behind its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load_state(file: Path, config: Config, settings: Settings) -> dict[str, Any]:
+    """The state of a run of `config` and `settings`.
+
+    Raises: TrainingError if there is none, if it is damaged, or another run's.
+    """
+    if not file.exists():
+        raise TrainingError(f"there is no {file} to go on from: start without --resume")
+    try:
+        state = _read(file)
+    except Exception as error:  # readers raise whatever damaged bytes make of them
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise TrainingError(
+            f"{file} is damaged or no state of a run ({reason}): put a copy in its place, or train "
+            "into another folder; it was left as it is"
+        ) from error
+    changed = [
+        *_changes(state["config"], json.loads(config.to_json())),
+        *_changes(state["settings"], dataclasses.asdict(settings)),
+    ]
+    if changed:
+        raise TrainingError(
+            f"{file} was made with another configuration or other settings: {', '.join(changed)}: "
+            "repeat them, or train into another folder"
+        )
+    return state
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The fields that differ: "lr was 0.01, is 0.02"."""
+    return [
+        f"{name} was {then.get(name)}, is {now.get(name)}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError("no regular file")
+    with zipfile.ZipFile(file) as archive:
+        if any(member.compress_type for member in archive.infolist()):
+            raise ValueError("compressed, which no state is")
+        broken = archive.testzip()  # torch.load looks at no checksum
+    if broken is not None:
+        raise ValueError(f"{broken} fails its checksum")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or state.keys() != FIELDS.keys():
+        raise ValueError(f"must hold {', '.join(FIELDS)}")
+    for name, kind in FIELDS.items():
+        if not isinstance(state[name], kind):
+            raise ValueError(f"{name} is {type(state[name]).__name__}")
+    if min(state["step"], state["steps"]) < 0:
+        raise ValueError(f"step {state['step']} of {state['steps']}")
+    return state
+
+
+def restore(
+    state: dict[str, Any], model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> None:
+    """Give a state's tensors to a model and its optimizers.
+
+    Raises: TrainingError, before anything is changed, if they are not of this model.
+    """
+    unfit = _unfit(state["model"], model.state_dict())
+    if len(state["optimizers"]) != len(optimizers):
+        unfit = unfit or f"it has {len(state['optimizers'])} optimizers"
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):
+        unfit = unfit or _unfit_moments(saved, optimizer)
+    if unfit:
+        raise TrainingError(f"the saved state is not of this model: {unfit}")
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+
+
+def _unfit(saved: dict[str, Any], wanted: dict[str, Tensor]) -> str:
+    """The first tensor that is missing, unknown or of another shape or dtype; else nothing."""
+    for name in (*wanted, *saved):
+        here, there = wanted.get(name), saved.get(name)
+        if here is None or not isinstance(there, Tensor):
+            return f"{name} is {'unknown' if here is None else 'missing'}"
+        if (here.shape, here.dtype) != (there.shape, there.dtype):
+            return f"{name} is {list(there.shape)} of {there.dtype}"
+    return ""
+
+
+def _unfit_moments(saved: Any, optimizer: torch.optim.Optimizer) -> str:
+    """The first difference between a saved optimizer state and what `optimizer` can take."""
+    groups = optimizer.state_dict()["param_groups"]
+    if not isinstance(saved, dict) or saved.keys() != {"state", "param_groups"}:
+        return "an optimizer's state has another form"
+    if [g.get("params") for g in saved["param_groups"]] != [g["params"] for g in groups]:
+        return "an optimizer has other parameters"
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, moments in saved["state"].items():
+        for name, moment in moments.items():
+            if moment.dim() and moment.shape != parameters[number].shape:
+                return f"{name} of parameter {number} is {list(moment.shape)}"
+    return ""

@@ -1,0 +1,44 @@
+"""A small text, tokenised once, and runs on it."""
+
+import numpy as np
+import pytest
+
+from dsv4.tokenizer import Tokenizer
+from dsv4.train import bpe
+from dsv4.train.corpus import Document
+from dsv4.train.data import write_tokens
+from dsv4.train.pretrain import Run
+from dsv4.train.settings import Settings
+from dsv4.train.state import load_state
+
+WORDS = ["cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "over", "hills", "rain"]
+
+
+@pytest.fixture(scope="session")
+def documents():
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 12)) for _ in range(400)]
+    return [Document(t) if i % 2 else Document(t, t[::-1]) for i, t in enumerate(texts)]
+
+
+@pytest.fixture(scope="session")
+def folder(documents, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    trained = bpe.train_bpe((d.text + (d.answer or "") for d in documents), 400)
+    bpe.save_bpe(trained, folder, 1024)
+    write_tokens(documents, Tokenizer.load(folder), folder)
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, make_config):
+    def make(name="run", resume=False, data=folder, **changes):
+        config = make_config(vocab_size=400, num_hidden_layers=3, compress_ratios=[0, 4, 8, 0])
+        values = {"steps": 12, "batch": 4, "seq_len": 32, "warmup": 2, "lr": 1e-2, **changes}
+        out = tmp_path / name
+        out.mkdir(exist_ok=True)
+        settings = Settings(**values)
+        state = load_state(out / "state.pt", config, settings) if resume else None
+        return Run(config, settings, data, out, state)
+
+    return make

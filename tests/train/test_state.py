@@ -1,0 +1,126 @@
+"""A state is there whole or not at all, and only this run's own, undamaged one is taken."""
+
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+
+from dsv4.atomic import WriteError
+from dsv4.train import state as states
+from dsv4.train.state import TrainingError, save_state
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from dsv4.train.state import save_state
+for room in sys.argv[2:]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), resource.RLIM_INFINITY))
+    try:
+        save_state(Path(sys.argv[1]), {"model": {"w": torch.zeros(20_000)}})
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.fixture
+def stopped(run):
+    one = run()
+    one.train_step()
+    one.save()
+    return one
+
+
+def test_a_damaged_state_is_refused_and_left_as_it_is(run, stopped):
+    file, rng = stopped.state_file, random.Random(0)
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1  # inside a weight
+    cuts = [whole[: rng.randrange(len(whole))] for _ in range(5)]
+    for damaged in (b"", bytes(len(whole)), rng.randbytes(5000), bytes(flipped), *cuts):
+        file.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"state.pt is damaged or no state") as error:
+            run(resume=True)
+        assert "\n" not in str(error.value) and file.read_bytes() == damaged
+    file.unlink()
+    with pytest.raises(TrainingError, match=r"there is no .*state.pt.*start without --resume"):
+        run(resume=True)
+    file.mkdir()
+    with pytest.raises(TrainingError, match="no regular file"):
+        run(resume=True)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("it was run",))
+
+
+def test_a_state_that_would_run_code_is_not_unpickled(run, stopped, capsys):
+    torch.save({name: Bomb() for name in states.FIELDS}, stopped.state_file)
+    with pytest.raises(TrainingError, match="damaged or no state"):
+        run(resume=True)
+    stopped.state_file.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(TrainingError, match="damaged or no state"):
+        run(resume=True)
+    with zipfile.ZipFile(stopped.state_file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(TrainingError, match="compressed"):
+        run(resume=True)
+    assert "it was run" not in capsys.readouterr().out
+
+
+def test_another_runs_state_is_refused_by_what_differs(run, stopped):
+    with pytest.raises(TrainingError, match=r"other settings: lr was 0.01, is 0.02: repeat"):
+        run(resume=True, lr=2e-2)
+    state = torch.load(stopped.state_file, weights_only=True)
+    for change, what in (
+        ({"config": state["config"] | {"hidden_size": 128}}, "hidden_size was 128, is 64"),
+        ({"step": -1}, "step -1"),
+        ({"model": {}}, "hc_head_fn is missing"),
+        ({"model": state["model"] | {"more": torch.ones(1)}}, "more is unknown"),
+        ({"model": state["model"] | {"norm.weight": torch.ones(3)}}, r"norm.weight is \[3\]"),
+        ({"optimizers": state["optimizers"][:1]}, "it has 1 optimizers"),
+        ({"optimizers": state["optimizers"][::-1]}, "other parameters"),
+        ({"steps": "12"}, "steps is str"),
+    ):
+        torch.save(state | change, stopped.state_file)
+        with pytest.raises(TrainingError, match=what):
+            run(resume=True)
+
+
+def test_a_full_disk_leaves_the_state_before(tmp_path):
+    file = tmp_path / "state.pt"
+    file.write_bytes(b"before")
+    rooms = ["0", "1", "700", "50000", "80500"]
+    command = [sys.executable, "-c", FULL, str(file), *rooms]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = f"{file} could not be written (File too large); what was there before is kept"
+    assert done.stdout.splitlines() == [said] * len(rooms), done.stderr
+    assert file.read_bytes() == b"before" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_kill_while_writing_leaves_the_state_before(tmp_path):
+    file = tmp_path / "state.pt"
+    save_state(file, {"step": 1})
+    before = file.read_bytes()
+    script = FULL.replace("for room", "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\nfor room")
+    done = subprocess.run([sys.executable, "-c", script, str(file), "5000"], capture_output=True)
+    assert done.returncode == -signal.SIGXFSZ  # in the middle of a write, with nothing caught
+    assert file.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+    save_state(file, {"step": 2})  # what the killed one left is in nobody's way
+    assert list(tmp_path.iterdir()) == [file]
+    assert torch.load(file, weights_only=True) == {"step": 2}
+
+
+def test_a_state_that_cannot_be_written_does_not_count_as_saved(run, stopped):
+    stopped.train_step()
+    (stopped.out / ".state.pt.part").mkdir()  # nothing can be written beside the state
+    before = stopped.state_file.read_bytes()
+    with pytest.raises(WriteError, match=r"state.pt could not be written"):
+        stopped.save()
+    assert stopped.state_file.read_bytes() == before
+    assert "after step 1 is kept" in stopped.kept

@@ -38,15 +38,23 @@ def protocol() -> str:
     report = json.loads((RESULTS / "protocol.json").read_text(encoding="utf-8"))
     ms = {row["what"]: row["ms"] for row in report["rows"]}
     lines = [
-        f"{report['machine']}; medians of {report['rounds']} rounds (`benchmarks/protocol.py`):",
+        f"{report['machine']}; least of {report['rounds']} rounds (`benchmarks/protocol.py`):",
         "",
-        "| | dsv4 | vLLM's encoder |",
+        "| | dsv4 | peer |",
         "| --- | --- | --- |",
     ]
+    names = {
+        "request": "JSON chat request of 200 turns with a call each to prompt",
+        "render": "prompt of that request, once read",
+    }
+    for what, name in names.items():
+        peer = ms.get(f"recipe {what} 200 turns")
+        other = "" if peer is None else f"{peer:.1f} ms (deepseek-recipe, native code)"
+        lines.append(f"| {name} | {ms[f'{what} 200 turns']:.1f} ms | {other} |")
     for what in (name for name in ms if name.startswith("encode")):
         peer = ms.get(what.replace("encode", "vLLM"))
-        other = "" if peer is None else f"{peer:.1f} ms"
-        lines.append(f"| {what} with a tool call each | {ms[what]:.1f} ms | {other} |")
+        other = "" if peer is None else f"{peer:.1f} ms (vLLM's encoder)"
+        lines.append(f"| `encode_messages`, {what[7:]} | {ms[what]:.1f} ms | {other} |")
     for row in report["rows"]:
         if row["us_per_piece"] is not None:
             mode, length = row["what"].split()

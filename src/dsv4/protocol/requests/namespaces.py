@@ -6,6 +6,7 @@ A function `f` of a namespace `n` is called `n__f`; should another tool have tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +100,9 @@ def _custom(tool: Mapping[str, Any], path: str) -> Offer:
     description = fields.text(tool, "description", path)
     grammar = fields.text(fields.inner(tool, "format", path), "definition", f"{path}.format")
     texts = filter(None, (description, grammar))
-    return Offer(name, "\n\n".join(texts) or None, dict(_INPUT), None, path, f"{path}.parameters")
+    return Offer(
+        name, "\n\n".join(texts) or None, deepcopy(_INPUT), None, path, f"{path}.parameters"
+    )
 
 
 def _namespace(

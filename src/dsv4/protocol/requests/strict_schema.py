@@ -19,13 +19,12 @@ _NUMBERS = (
 )
 _PLAIN = ("string", "number", "integer", "boolean", "null")
 _TYPES = (*_PLAIN, "array", "object")
-EMPTY = {"type": "object", "properties": {}, "additionalProperties": False, "required": []}
 
 
 def strict_schema(schema: Any, path: str) -> dict[str, Any]:
     """The schema of a strict tool as it is enforced. Raises RequestError."""
     if schema is None:
-        return dict(EMPTY)
+        schema = {"type": "object"}
     if not isinstance(schema, Mapping):
         raise wrong(schema, path, "a JSON Schema of an object")
     node = _node(schema, path, top=True)

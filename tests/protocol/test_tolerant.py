@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsv4.protocol import constants as c
-from dsv4.protocol.deltas import CallArguments, CallCancel, CallStart, Content, message_of
+from dsv4.protocol.deltas import CallArguments, CallEnd, CallStart, message_of
 from dsv4.protocol.encode import encode_messages
 from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.stream import StreamParser, parse_message
@@ -43,12 +43,16 @@ def read(text, mode="chat", cuts=(), stopped=False, **options):
     message = parser.finish()
     assert message_of(deltas) == message
     calls = [tuple(call["function"].values()) for call in message["tool_calls"]]
-    for _, arguments in calls:
-        assert isinstance(json.loads(arguments), dict)
+    whole = {delta.call for delta in deltas if isinstance(delta, CallEnd)}
+    assert whole | {len(calls) - 1} >= set(range(len(calls)))  # only the last one is cut, if any
+    assert len(whole) == len(calls) or (parser.truncated and parser.finish_reason == "length")
+    for number in whole:
+        assert isinstance(json.loads(calls[number][1]), dict)
+    places = [error.offset for error in parser.errors]
+    assert places == sorted(places)
+    assert len({error[:2] for error in parser.errors}) == len(places)
     for error in () if stopped else parser.errors:
-        assert text[error.offset : error.offset + len(error.text)] == error.text or (
-            error.kind == "no_json" and error.text == '""'
-        )
+        assert text[error.offset : error.offset + len(error.text)] == error.text
     kinds = [error.kind for error in parser.errors]
     assert parser.truncated == ("truncated" in kinds)
     return message["reasoning_content"], message["content"], calls, kinds
@@ -56,6 +60,7 @@ def read(text, mode="chat", cuts=(), stopped=False, **options):
 
 F = [("f", '{"a": "ls 2>&1", "n": 12}')]
 FA = [("f", '{"a": "ls 2>&1"}')]
+SWALLOWED = json.dumps({"a": f"ls\n{OTHER}12"}, ensure_ascii=False)
 # name: (completion, content, calls, kinds of errors), in chat mode
 WILD = {
     "exact": (f"x{CALL}{c.EOS}", "x", F, []),
@@ -84,18 +89,21 @@ WILD = {
         ["missing_end"],
     ),
     "no end of call and block": (f"{OPEN}{INVOKE}{A}{c.EOS}", "", FA, ["missing_end"]),
-    "no end of a value": (f"{OPEN}{INVOKE}{STRING}ls 2>&1\n{N}{END_INVOKE}{CLOSE}", "", F,
+    "no end of a value": (f"{OPEN}{INVOKE}{A}{OTHER}12\n{END_INVOKE}{CLOSE}", "", F,
                           ["missing_end"]),
+    "no end of a value that another's ends": (
+        f"{OPEN}{INVOKE}{STRING}ls\n{N}{END_INVOKE}{CLOSE}", "", [("f", SWALLOWED)], [],
+    ),
     "no end of a value, call, block": (
         f"{OPEN}{INVOKE}{STRING}ls 2>&1\n{c.EOS}", "", FA, ["missing_end"],
     ),
-    "an end tag without its <": (CALL.replace(f"1</{D}", f"1/{D}"), "", F, ["layout"]),
+    "an end tag without its <": (CALL.replace(f"2</{D}", f"2/{D}"), "", F, ["layout"]),
     "tags without their >": (
-        CALL.replace(f"1</{D}parameter>", f"1</{D}parameter").replace("calls>", "calls") + c.EOS,
+        CALL.replace(f"2</{D}parameter>", f"2</{D}parameter").replace("calls>", "calls") + c.EOS,
         "", F, ["layout"] * 3,
     ),
     "a value's end tag without its >": (
-        f"{OPEN}{INVOKE}{STRING}ls 2>&1</{D}parameter{END_INVOKE}{CLOSE}", "", FA, ["layout"],
+        f"{OPEN}{INVOKE}{STRING}ls 2>&1</{D}parameter{END_INVOKE}{CLOSE}", "", FA, ["layout"] * 2,
     ),
     "ASCII bars": (CALL.replace(D, "|DSML|"), "", F, ["layout"] * 8),
     "double bars": (CALL.replace(f"<{D}invoke", "<｜｜DSML｜｜invoke"), "", F, ["layout"]),
@@ -145,11 +153,11 @@ WILD = {
         f"{OPEN}{INVOKE}{A}and{N}{END_INVOKE}{CLOSE}", "\nand", F, ["text_in_call"],
     ),
     "text among calls": (
-        f"{OPEN}first {INVOKE}{A}{END_INVOKE}{CLOSE}", f"{OPEN}first ", FA,
+        f"{OPEN}first\n{INVOKE}{A}{END_INVOKE}{CLOSE}", f"{OPEN}first", FA,
         ["unexpected_markup", "missing_start"],
     ),
     "a bare </think>": (f"{c.END_THINK}x{c.EOS}", "x", [], ["redundant_think"]),
-    "a late </think>": (f"x{c.END_THINK}y{c.EOS}", f"x{c.END_THINK}y", [], ["unexpected_markup"]),
+    "a late </think>": (f"x{c.END_THINK}y{c.EOS}", "xy", [], ["stray_end"]),
     "a role": (f"x{c.USER}y{c.EOS}", f"x{c.USER}y", [], ["unexpected_markup"]),
     "text after EOS": (f"x{c.EOS}y{CALL}", f"xy{CALL}", [], ["text_after_end"]),
     "EOS inside a value": (
@@ -157,7 +165,7 @@ WILD = {
     ),
     "talk about calls": (
         f"Write <{D}tool_calls> first.{c.EOS}", f"Write <{D}tool_calls> first.", [],
-        ["layout", "unexpected_markup"],
+        ["unexpected_markup"],
     ),
     "text after a call": (
         f"{OPEN}{INVOKE}{A}{END_INVOKE}Done.{c.EOS}", "\nDone.", FA,
@@ -166,7 +174,7 @@ WILD = {
     "a tag of nothing": (f"<{D}thing>{c.EOS}", f"<{D}thing>", [], ["unexpected_markup"]),
     "cut after a block's start": (f"x{OPEN}", f"x{OPEN}", [], ["truncated"]),
     "cut between calls": (f"x{OPEN}{INVOKE}{A}{END_INVOKE}", "x", FA, ["truncated"]),
-    "cut in a marker": (f"x{OPEN[:9]}", f"x{OPEN[:9]}", [], ["unexpected_markup", "truncated"]),
+    "cut in a marker": (f"x{OPEN[:9]}", f"x{OPEN[:9]}", [], ["truncated"]),
 }  # fmt: skip
 
 
@@ -229,14 +237,29 @@ def test_arguments_wrapped_once_more(key, string):
     assert json.loads(read(prose, tools=TOOLS)[2][0][1]) == {key: "all"}
 
 
-def test_a_call_that_breaks_off_is_void_and_its_text_is_kept():
-    for size in range(len(OPEN) + 1, len(CALL) - len(CLOSE) - 1):
+def test_a_call_that_breaks_off_keeps_its_arguments():
+    whole = f"{OPEN}{INVOKE}"
+    for size in range(len(whole) - 1, len(CALL) - len(CLOSE) - 1):
         _, content, calls, kinds = read(f"x{CALL[:size]}")
-        assert (content, calls, kinds[-1]) == (f"x{CALL[:size]}", [], "truncated"), size
+        assert (content, kinds[-1]) == ("x", "truncated"), size
+        [(name, arguments)] = calls
+        assert name == "f" and '{"a": "ls 2>&1", "n": 12}'.startswith(arguments)
+    for size in range(len(OPEN) + 1, len(whole) - 1):
+        assert read(f"x{CALL[:size]}")[1:] == (f"x{CALL[:size]}", [], ["truncated"])
     parser = StreamParser("chat", "tolerant")
     deltas = parser.feed(f"x{OPEN}{INVOKE}{STRING}l")
     assert deltas[1:] == [CallStart(0, "f"), CallArguments(0, '{"a": "'), CallArguments(0, "l")]
-    assert parser.close() == [CallCancel(0), Content(f"{OPEN}{INVOKE}{STRING}l")]
+    assert parser.close() == [] and parser.finish_reason == "length"
+    cases = {
+        f'{STRING}a"b</{D}para': '{"a": "a\\"b',
+        f"{OTHER}[1, ": '{"n": [1, ',
+        f"{A}{OTHER}": '{"a": "ls 2>&1", "n": ',
+        f"{A}<{D}parameter na": '{"a": "ls 2>&1"',
+        '{"n": [1, ': '{"n": [1, ',
+        "": "",
+    }
+    for text, arguments in cases.items():
+        assert read(whole + text)[1:3] == ("", [("f", arguments)]), text
 
 
 def test_an_engine_that_strips_the_end_token_says_so():

@@ -2,7 +2,6 @@
 
 from dsv4.protocol.deltas import (
     CallArguments,
-    CallCancel,
     CallEnd,
     CallStart,
     Content,
@@ -32,7 +31,6 @@ from dsv4.protocol.stream import StreamParser, parse_message, parse_message_from
 
 __all__ = [
     "CallArguments",
-    "CallCancel",
     "CallEnd",
     "CallStart",
     "Constraint",

@@ -26,20 +26,14 @@ class CallStart(NamedTuple):
 
 
 class CallArguments(NamedTuple):
-    """A piece of its arguments; all pieces joined are one JSON object."""
+    """A piece of its arguments; all pieces joined are one JSON object, or the beginning of one."""
 
     call: int
     text: str
 
 
 class CallEnd(NamedTuple):
-    """The call is whole."""
-
-    call: int
-
-
-class CallCancel(NamedTuple):
-    """The completion broke off inside the call: it is void, its text follows as content."""
+    """The call is whole; a completion that breaks off inside a call has no such delta."""
 
     call: int
 
@@ -48,7 +42,7 @@ class End(NamedTuple):
     """The end-of-sentence token was read."""
 
 
-Delta = Reasoning | Content | CallStart | CallArguments | CallEnd | CallCancel | End
+Delta = Reasoning | Content | CallStart | CallArguments | CallEnd | End
 
 
 class ErrorRecord(NamedTuple):
@@ -73,8 +67,6 @@ def message_of(deltas: Iterable[Delta]) -> dict[str, Any]:
             calls[delta.call] = (delta.name, [])
         elif isinstance(delta, CallArguments):
             calls[delta.call][1].append(delta.text)
-        elif isinstance(delta, CallCancel):
-            del calls[delta.call]
     return {
         "role": "assistant",
         "content": "".join(content),

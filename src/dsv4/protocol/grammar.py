@@ -16,11 +16,11 @@ from dsv4.protocol.constants import CONTROL, DSML, END_THINK, EOS
 from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.markup import BLOCK_END_TAG, BLOCK_TAG, INVOKE_END_TAG, PARAMETER_END_TAG
 from dsv4.protocol.messages import check_tools, properties_of
+from dsv4.protocol.schema import definitions_of, sequence_of, types_of
 
 Format = dict[str, Any]
 Functions = dict[int, Mapping[str, Any]]  # by their index among the tools
 _NO_VALUE = [DSML, EOS]  # what no value may contain
-_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 
 
 def reply_grammar(
@@ -94,10 +94,8 @@ def _parameters(schema: Mapping[str, Any]) -> Format:
     if not properties and schema.get("additionalProperties") is not False and schema:
         anything = _sequence([_const(f'<{DSML}parameter name="'), _regex('[^"<>\\n]+'), _any()])
         return _either([_const("\n"), {"type": "plus", "content": anything}])
-    definitions = {
-        key: schema[key] for key in ("$defs", "definitions") if isinstance(schema.get(key), Mapping)
-    }
-    required = _sequence_of(schema, "required")
+    definitions = definitions_of(schema)
+    required = sequence_of(schema, "required")
     forms = [
         (_parameter(key, value, definitions), key in required) for key, value in properties.items()
     ]
@@ -124,7 +122,7 @@ def _value(schema: Any, definitions: Mapping[str, Any]) -> Format:
     """From the quote that ends the name to the end tag: raw text if a string, else JSON."""
     schema = schema if isinstance(schema, Mapping) else {}
     options: list[Format] = []
-    values = [schema["const"]] if "const" in schema else _sequence_of(schema, "enum")
+    values = [schema["const"]] if "const" in schema else sequence_of(schema, "enum")
     if values:
         texts = [value for value in values if isinstance(value, str)]
         others = [value for value in values if not isinstance(value, str)]
@@ -133,7 +131,7 @@ def _value(schema: Any, definitions: Mapping[str, Any]) -> Format:
         if others:
             options.append(_typed(False, _json({"enum": others})))
         return _either(options)
-    types = _types(schema, definitions)
+    types = types_of(schema, definitions)
     if "string" in types:
         options.append(_typed(True, {"type": "any_text", "excludes": _NO_VALUE}))
     rest = [name for name in types if name != "string"]
@@ -144,44 +142,6 @@ def _value(schema: Any, definitions: Mapping[str, Any]) -> Format:
     return _either(options)
 
 
-def _sequence_of(schema: Mapping[str, Any], key: str) -> Sequence[Any]:
-    value = schema.get(key) or ()
-    if not isinstance(value, list | tuple):
-        raise ProtocolError(f"{key} = {value!r}: must be a list")
-    return value
-
-
-def _types(schema: Any, definitions: Mapping[str, Any], seen: tuple[str, ...] = ()) -> list[str]:
-    """The JSON types that a schema allows, as far as it says. `seen`: the references on the way."""
-    if not isinstance(schema, Mapping):
-        return list(_TYPES)
-    if "type" in schema:
-        given = schema["type"]
-        types = [given] if isinstance(given, str) else [*_sequence_of(schema, "type")]
-        if not types or any(name not in _TYPES for name in types):
-            raise ProtocolError(f"type = {given!r}: must be of {', '.join(_TYPES)}")
-        return types
-    if "$ref" in schema:
-        reference = schema["$ref"]
-        if reference in seen:
-            return list(_TYPES)
-        return _types(_definition(reference, definitions), definitions, (*seen, reference))
-    for key in ("anyOf", "oneOf"):
-        if key in schema:
-            parts = _sequence_of(schema, key)
-            allowed = {name for part in parts for name in _types(part, definitions, seen)}
-            return [name for name in _TYPES if name in allowed]
-    return list(_TYPES)
-
-
-def _definition(reference: Any, definitions: Mapping[str, Any]) -> Any:
-    """What `#/$defs/NAME` or `#/definitions/NAME` stands for."""
-    path = reference.split("/") if isinstance(reference, str) else []
-    if len(path) == 3 and path[0] == "#" and path[2] in definitions.get(path[1], {}):
-        return definitions[path[1]][path[2]]
-    raise ProtocolError(f"$ref = {reference!r}: must name a schema in $defs or definitions")
-
-
 def _without_string(
     schema: Mapping[str, Any], types: list[str], definitions: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -189,8 +149,8 @@ def _without_string(
     out = dict(schema)
     for key in ("anyOf", "oneOf"):
         if key in out:
-            parts = _sequence_of(out, key)
-            out[key] = [part for part in parts if _types(part, definitions) != ["string"]]
+            parts = sequence_of(out, key)
+            out[key] = [part for part in parts if types_of(part, definitions) != ["string"]]
             return out
     if "$ref" not in out:
         out["type"] = types[0] if len(types) == 1 else types

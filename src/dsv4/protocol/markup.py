@@ -1,4 +1,4 @@
-"""The tags of tool calls and the search for them in a text that is still growing.
+"""The exact tags of tool calls, the search for words in a text that is still growing, JSON values.
 
 <｜DSML｜tool_calls>, <｜DSML｜invoke name="…">, <｜DSML｜parameter name="…" string="true|false">
 """
@@ -9,9 +9,9 @@ import json
 import re
 from functools import cached_property
 from json.encoder import encode_basestring
-from typing import Any, NamedTuple
+from typing import Any
 
-from dsv4.protocol.constants import DSML, EOS
+from dsv4.protocol.constants import DSML
 
 BLOCK_TAG, BLOCK_END_TAG = f"<{DSML}tool_calls>", f"</{DSML}tool_calls>"
 INVOKE_END_TAG, PARAMETER_END_TAG = f"</{DSML}invoke>", f"</{DSML}parameter>"
@@ -46,101 +46,6 @@ class Markers:
         return re.compile(f"({whole})|{'|'.join(map(literal, self._words))}")
 
 
-# ---- tags as models really write them ---------------------------------------------------------
-
-_GAP = r"\s{0,8}+"  # bounded: a tag is never found by backtracking through a page of spaces
-LOOSE_TAG = growing(
-    rf"(?:<{_GAP}(?:/{_GAP})?+|/(?=[｜|]|\Z))",
-    r"[｜|]{0,2}+" + _GAP,
-    *("D", "S", _GAP, "M", "L"),
-    _GAP + r"[｜|]{0,2}+" + _GAP,
-    r"(?P<name>[a-z_]{1,16}+)",
-    r"""(?P<attributes>(?:[\s=A-Za-z_]|"[^"]*+"|'[^']*+')*+)""",
-    r"""(?:(?P<tag>>|(?=<))|"[^"]*+\Z|'[^']*+\Z)""",
-)
-LONGEST_TAG = 1024
-_NAMES = {
-    **dict.fromkeys(
-        ("tool_calls", "toolcalls", "tool_call", "toolcall", "tool", "function_calls"), "tool_calls"
-    ),
-    "invoke": "invoke",
-    "parameter": "parameter",
-}
-_PLACES = {"tool_calls": (), "invoke": ("name",), "parameter": ("name", "string")}
-_ATTRIBUTE = re.compile(r"""\s*([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z_]+))\s*""")
-_EXACT = re.compile(
-    rf'<{DSML}tool_calls>|<{DSML}invoke name="[^"]*">'
-    rf'|<{DSML}parameter name="[^"]*" string="(?:true|false)">'
-    rf"|</{DSML}(?:tool_calls|invoke|parameter)>"
-)
-
-
-class Tag(NamedTuple):
-    """A tag, however it was spelt; `exact` if as the layout spells it."""
-
-    raw: str
-    name: str
-    closing: bool
-    attributes: dict[str, str]
-    exact: bool
-
-
-def tag_of(found: re.Match[str]) -> Tag | None:
-    """The tag of a whole match of LOOSE_TAG; None if it only looks like one."""
-    raw, name = found.group(), _NAMES.get(found["name"])
-    if name is None or len(raw) > LONGEST_TAG:
-        return None
-    closing = "/" in raw[: raw.index("D")]
-    attributes: dict[str, str] = {}
-    rest = found["attributes"].strip()
-    while rest:
-        attribute = _ATTRIBUTE.match(rest)
-        if not attribute or attribute[1] in attributes:
-            return None
-        attributes[attribute[1]] = attribute[2] or attribute[3] or attribute[4] or ""
-        rest = rest[attribute.end() :]
-    places = () if closing else _PLACES[name]
-    typed = attributes.get("string", "true").lower() in ("true", "false")
-    if not typed or not attributes.keys() <= set(places):
-        return None  # what a tag has no place for must not be lost
-    return Tag(raw, name, closing, attributes, _EXACT.fullmatch(raw) is not None)
-
-
-Item = Tag | str | None  # a tag, a control token, or neither
-
-
-def raw(item: Item) -> str:
-    """As it was written."""
-    return item.raw if isinstance(item, Tag) else item or ""
-
-
-def is_text(gap: str) -> bool:
-    """More than the space that tags may have around them."""
-    return len(gap) > LONGEST_TAG or not (gap.isspace() or not gap)
-
-
-def opens(tag: Tag) -> bool:
-    """Begins a block, call or parameter."""
-    return not tag.closing and (tag.name == "tool_calls" or "name" in tag.attributes)
-
-
-def opens_block(item: Item) -> bool:
-    """Begins a block, or a call that may stand where a block should begin."""
-    return isinstance(item, Tag) and item.name != "parameter" and opens(item)
-
-
-def is_of_block(item: Item) -> bool:
-    """Has a meaning between the calls of a block."""
-    return opens_block(item) or (isinstance(item, Tag) and item.name == "tool_calls")
-
-
-def ends_call(item: Item) -> bool:
-    """Ends a call, and its parameter, whether or not their own end tags came."""
-    if not isinstance(item, Tag):
-        return item == EOS
-    return is_of_block(item) or (item.name == "invoke" and item.closing)
-
-
 # ---- values -----------------------------------------------------------------------------------
 
 
@@ -173,3 +78,23 @@ def is_json(text: str) -> bool:
 def is_object(text: str) -> bool:
     """Whether it is the JSON text of an object."""
     return text.lstrip()[:1] == "{" and is_json(text)
+
+
+_IN_JSON = re.compile(r'\\(?:.|\Z)|"', re.DOTALL)
+
+
+class Quotes:
+    """Whether a growing JSON text ends inside a string."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self._escape = False  # the next character is escaped
+
+    def push(self, text: str) -> None:
+        """More of it."""
+        start, self._escape = int(self._escape and bool(text)), self._escape and not text
+        for found in _IN_JSON.finditer(text, start):
+            if found.group() == '"':
+                self.open = not self.open
+            elif len(found.group()) == 1:
+                self._escape = True

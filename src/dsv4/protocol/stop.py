@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dsv4.protocol.deltas import Content, Delta
+
 
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """One string or several as a tuple. Raises ValueError for an empty or a wrong one."""
@@ -48,6 +50,38 @@ class StopMatcher:
         """What was held back and turned out to begin nothing."""
         out, self.held = self.held, ""
         return out
+
+
+class ContentStop:
+    """Stop strings in a stream of deltas: looked for in runs of content, and in nothing else."""
+
+    def __init__(self, stop: str | Sequence[str] | None):
+        self._matcher = StopMatcher(stop)
+
+    @property
+    def matched(self) -> str | None:
+        """The string that ended the answer."""
+        return self._matcher.matched
+
+    def push(self, deltas: list[Delta]) -> list[Delta]:
+        """Those that are certain to come before any stop string."""
+        if not self._matcher.stop:
+            return deltas
+        out: list[Delta] = []
+        for delta in deltas:
+            if self.matched is not None:
+                break
+            if isinstance(delta, Content):
+                text = self._matcher.push(delta.text)
+                out += [Content(text)] if text else []
+            else:
+                out += [*self.finish(), delta]
+        return out
+
+    def finish(self) -> list[Delta]:
+        """What was held back and turned out to begin nothing."""
+        text = self._matcher.finish()
+        return [Content(text)] if text else []
 
 
 def _overlap(text: str, word: str) -> int:

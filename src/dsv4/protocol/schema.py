@@ -1,0 +1,68 @@
+"""What a JSON schema says about the type of a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dsv4.protocol.errors import ProtocolError
+
+TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+
+
+def definitions_of(schema: Any) -> dict[str, Any]:
+    """What the references of a schema may name."""
+    given = schema if isinstance(schema, Mapping) else {}
+    return {k: given[k] for k in ("$defs", "definitions") if isinstance(given.get(k), Mapping)}
+
+
+def is_string(schema: Any, whole: Any = None) -> bool:
+    """Whether a value is text, or null. `whole`: the schema whose definitions it may name."""
+    if isinstance(schema, Mapping) and "type" not in schema:
+        values = [schema["const"]] if "const" in schema else schema.get("enum")
+        if isinstance(values, list) and values:
+            return all(isinstance(value, str | None) for value in values) and any(values)
+    try:
+        types = types_of(schema, definitions_of(whole))
+    except ProtocolError:  # a schema that says nothing clear
+        return False
+    return "string" in types and set(types) <= {"string", "null"}
+
+
+def types_of(schema: Any, definitions: Mapping[str, Any], seen: tuple[str, ...] = ()) -> list[str]:
+    """The JSON types that a schema allows, as far as it says. `seen`: the references on the way."""
+    if not isinstance(schema, Mapping):
+        return list(TYPES)
+    if "type" in schema:
+        given = schema["type"]
+        types = [given] if isinstance(given, str) else [*sequence_of(schema, "type")]
+        if not types or any(name not in TYPES for name in types):
+            raise ProtocolError(f"type = {given!r}: must be of {', '.join(TYPES)}")
+        return types
+    if "$ref" in schema:
+        reference = schema["$ref"]
+        if reference in seen:
+            return list(TYPES)
+        return types_of(_definition(reference, definitions), definitions, (*seen, reference))
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            parts = sequence_of(schema, key)
+            allowed = {name for part in parts for name in types_of(part, definitions, seen)}
+            return [name for name in TYPES if name in allowed]
+    return list(TYPES)
+
+
+def sequence_of(schema: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """A keyword's list, () where there is none. Raises ProtocolError."""
+    value = schema.get(key) or ()
+    if not isinstance(value, list | tuple):
+        raise ProtocolError(f"{key} = {value!r}: must be a list")
+    return value
+
+
+def _definition(reference: Any, definitions: Mapping[str, Any]) -> Any:
+    """What `#/$defs/NAME` or `#/definitions/NAME` stands for."""
+    path = reference.split("/") if isinstance(reference, str) else []
+    if len(path) == 3 and path[0] == "#" and path[2] in definitions.get(path[1], {}):
+        return definitions[path[1]][path[2]]
+    raise ProtocolError(f"$ref = {reference!r}: must name a schema in $defs or definitions")

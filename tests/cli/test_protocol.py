@@ -130,6 +130,9 @@ def test_parse_begins_where_the_request_left_off(save):
     block = f"\n\n<{c.DSML}tool_calls>\n{call}"
     found = json.loads(run("parse", save(block + c.EOS), "--tools", none, "--tolerant"))
     assert not found["message"]["tool_calls"] and call in found["message"]["content"]
+    alone = save({"tools": TOOLS, "tool_choice": "none"}, "alone")
+    found = json.loads(run("parse", save(block), "--chat", "--tools", alone, "--tolerant"))
+    assert not found["message"]["tool_calls"]
     assert "'f' is not in force" in fails("parse", save(block + c.EOS), "--tools", none)
     prefix = {"role": "assistant", "content": "So", "prefix": True}
     going_on = save({"messages": [*TALK, prefix]}, "prefix")
@@ -151,9 +154,9 @@ def test_wrong_input_is_one_line(save, tmp_path):
     assert '"messages"' in fails("encode", save("3"))
     assert "'huge'" in fails("encode", save(TALK), "--effort", "huge")
     assert "'sing'" in fails("encode", save(TALK), "--task", "sing")
-    assert "half of a character" in fails(
-        "encode", save([{"role": "user", "content": "\ud800"}]), "--ids"
-    )
+    broken = save([{"role": "user", "content": "\ud800"}])
+    for flags in ((), ("--ids",)):
+        assert "half of a character" in fails("encode", broken, *flags)
     assert "no </think> came" in fails("parse", save("why"))
     assert "list of tools" in fails("parse", save("x"), "--tools", save("3", "tools"))
     nothing.write_bytes(b"\xff")

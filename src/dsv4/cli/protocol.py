@@ -12,7 +12,7 @@ from dsv4.cli.errors import one_line_errors
 from dsv4.cli.streams import read_json, read_text, write
 
 if TYPE_CHECKING:
-    from dsv4.protocol import Request, RequestOptions, Segment, StreamParser
+    from dsv4.protocol import Request, RequestOptions, Segment
 
 Source = Annotated[str, typer.Argument(help="A file; - reads stdin.")]
 Api = Annotated[
@@ -60,6 +60,7 @@ def encode(
     The prompt is printed byte for byte, without a line end of its own.
     """
     from dsv4.protocol import to_ids as to_token_ids
+    from dsv4.protocol.segments import unicode_text
 
     with one_line_errors():
         options = _options(effort, revision, lenient)
@@ -78,7 +79,7 @@ def encode(
         elif segments:
             write(json.dumps(parts, ensure_ascii=False) + "\n")
         else:
-            write("".join(part.text for part in parts))
+            write(unicode_text("".join(part.text for part in parts)))
 
 
 def parse(
@@ -101,13 +102,17 @@ def parse(
 
     With --tolerant: {"message", "errors", "truncated"}.
     """
+    from dsv4.protocol import StreamParser
     from dsv4.protocol.encode import CALLS_OPEN
 
     with one_line_errors():
         given = None if tools is None else read_json(str(tools))
         mode = "tolerant" if tolerant else "strict"
-        request = _asked(given, thinking)
-        parser = _parser(given, thinking, mode) if request is None else request.parser(mode)
+        request = None if given is None else _asked(given, thinking)
+        if request is None:
+            parser = StreamParser("chat" if thinking is False else "thinking", mode)
+        else:
+            parser = request.parser(mode)
         opened = request is not None and request.starts == "calls"
         offset = len(CALLS_OPEN) if opened else 0  # which the parser was fed first
         parser.feed(read_text(source))
@@ -159,20 +164,13 @@ def _request(
     return whole, len(past.messages)
 
 
-def _asked(given: Any, thinking: bool | None) -> Request | None:
-    """The request, if it is one and not tools alone."""
+def _asked(given: Any, thinking: bool | None) -> Request:
+    """The request that was answered; of tools alone, one that says nothing."""
     from dsv4.protocol import RequestOptions, read_request
 
-    if not isinstance(given, dict) or not ("messages" in given or "input" in given):
-        return None
-    return read_request(given, RequestOptions(thinking=thinking, lenient=True))
-
-
-def _parser(given: Any, thinking: bool | None, mode: str) -> StreamParser:
-    """A parser that knows no more than the tools."""
-    from dsv4.protocol import StreamParser
-
-    offered = given.get("tools") if isinstance(given, dict) else given
-    if given is not None and not isinstance(offered, list):
+    body = {"tools": given} if isinstance(given, list) else given
+    if not isinstance(body, dict) or not (body.keys() & {"messages", "input", "tools"}):
         raise ValueError('the JSON must be a list of tools, or an object with "tools"')
-    return StreamParser("chat" if thinking is False else "thinking", mode, offered)
+    if "messages" not in body and "input" not in body:
+        body = {"messages": [], **body}
+    return read_request(body, RequestOptions(thinking=thinking, lenient=True))

@@ -82,11 +82,12 @@ def to_ids(segments: Iterable[Segment], tokenizer: TextEncoder) -> list[int]:
     """
     ids: list[int] = []
     for text, control in segments:
-        ids += [tokenizer.token_id(text)] if control else tokenizer.encode(_unicode(text))
+        ids += [tokenizer.token_id(text)] if control else tokenizer.encode(unicode_text(text))
     return ids
 
 
-def _unicode(text: str) -> str:
+def unicode_text(text: str) -> str:
+    """The same text. Raises ProtocolError for half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

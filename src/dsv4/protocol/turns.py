@@ -77,14 +77,15 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise ProtocolError(f"messages: must be a list, not {type(messages).__name__}")
     turns: list[Turn] = []
+    open_turn: Turn | None = None
     for index, message in enumerate(messages):
         _check_shape(message, index)
         role = message["role"]
-        if role not in ("user", "tool"):
+        if role != "user" and role != "tool":
+            open_turn = None
             turns.append(Turn(role, message, index, []))
             continue
-        open_turn = turns[-1] if turns and turns[-1].role == "user" else None
-        if role == "user" and open_turn and open_turn.message.get("task") is not None:
+        if open_turn and role == "user" and open_turn.message.get("task") is not None:
             open_turn = None  # a task ends its turn for users, not for tools
         if open_turn is None:
             opener = {"task": message["task"]} if role == "user" and "task" in message else {}
@@ -120,9 +121,11 @@ def order_results(turns: Iterable[Turn]) -> None:
     """Tool results of a turn in the order of the preceding calls; other blocks keep their place."""
     order: dict[str | int, int] = {}
     for turn in turns:
-        calls = turn.message.get("tool_calls") if turn.role == "assistant" else None
-        if calls:
-            order = {name: place for place, name in enumerate(map(_call_id, calls)) if name}
+        if turn.role == "assistant":
+            calls = turn.message.get("tool_calls")
+            if calls:
+                order = {name: place for place, name in enumerate(map(_call_id, calls)) if name}
+            continue
         if len(turn.blocks) < 2 or not order:
             continue
         results = [block for block in turn.blocks if block.result]

@@ -103,7 +103,6 @@ def parse(
     With --tolerant: {"message", "errors", "truncated"}.
     """
     from dsv4.protocol import StreamParser
-    from dsv4.protocol.encode import CALLS_OPEN
 
     with one_line_errors():
         given = None if tools is None else read_json(str(tools))
@@ -113,16 +112,12 @@ def parse(
             parser = StreamParser("chat" if thinking is False else "thinking", mode)
         else:
             parser = request.parser(mode)
-        opened = request is not None and request.starts == "calls"
-        offset = len(CALLS_OPEN) if opened else 0  # which the parser was fed first
         parser.feed(read_text(source))
         result: dict[str, Any] = parser.finish()
         if request is not None and not tolerant:
             request.check_calls(result)
         if tolerant:
-            errors = [
-                error._replace(offset=error.offset - offset)._asdict() for error in parser.errors
-            ]
+            errors = [error._asdict() for error in parser.errors]
             result = {"message": result, "errors": errors, "truncated": parser.truncated}
         write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 

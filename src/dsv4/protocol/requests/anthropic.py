@@ -52,22 +52,16 @@ def from_anthropic(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     stops = common.check_stop(stop, "stop_sequences")
     asked = Asked(temperature, top_p, None, limit)
     sampled = common.sampling(asked, thought, force.tools, options, lower=True)
-    return Request(
-        api="messages",
-        model=model,
-        system=system,
-        messages=history.messages,
-        thinking_mode=thought.mode,
-        effort=thought.effort,
-        effort_word=thought.word,
-        revision=options.revision,
-        tools=force.tools,
-        tool_choice=force.choice,
+    return common.request_of(
+        "messages",
+        model,
+        ([system], history.messages),
+        thought,
+        force,
+        sampled,
+        options,
         response_format=None,
         constraint=constraint(force, None),
-        asked=sampled.asked,
-        temperature=sampled.temperature,
-        top_p=sampled.top_p,
         stop=stops,
         stream=stream,
     )
@@ -128,15 +122,8 @@ class _History:
 
     def read(self, messages: Any) -> None:
         """All messages of a request."""
-        if messages is None:
-            raise fields.missing("", "messages")
-        if not isinstance(messages, list | tuple):
-            raise fields.wrong(messages, "messages", "a list")
-        if not messages and not self._options.lenient:
-            raise RequestError("is empty: at least one message is required", "messages")
-        for index, message in enumerate(messages):
-            path = f"messages[{index}]"
-            role = fields.mapping(message, path).get("role")
+        for message, path in common.each_message(messages, self._options):
+            role = message.get("role")
             if role not in ("user", "assistant", "system"):
                 raise fields.wrong(role, f"{path}.role", "user, assistant or system")
             content = message.get("content")

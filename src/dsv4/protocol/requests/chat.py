@@ -67,22 +67,16 @@ def from_openai(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     scalars.check()
     of_format = _format(given, history, force, body, options)
     sampled = common.sampling(scalars.asked(), thought, force.tools, options)
-    return Request(
-        api="chat",
-        model=model,
-        system="\n\n".join(filter(None, history.system)),
-        messages=history.messages,
-        thinking_mode=thought.mode,
-        effort=thought.effort,
-        effort_word=thought.word,
-        revision=options.revision,
-        tools=force.tools,
-        tool_choice=force.choice,
+    return common.request_of(
+        "chat",
+        model,
+        (history.system, history.messages),
+        thought,
+        force,
+        sampled,
+        options,
         response_format=of_format[0],
         constraint=constraint(force, of_format[1]),
-        asked=sampled.asked,
-        temperature=sampled.temperature,
-        top_p=sampled.top_p,
         stop=scalars.stop,
         stream=scalars.stream,
         include_usage=scalars.include_usage,
@@ -174,15 +168,8 @@ class _History:
 
     def read(self, messages: Any) -> None:
         """All messages of a request."""
-        if messages is None:
-            raise fields.missing("", "messages")
-        if not isinstance(messages, list | tuple):
-            raise fields.wrong(messages, "messages", "a list")
-        if not messages and not self._options.lenient:
-            raise RequestError("is empty: say something", "messages")
-        for index, message in enumerate(messages):
-            path = f"messages[{index}]"
-            role = fields.mapping(message, path).get("role")
+        for index, (message, path) in enumerate(common.each_message(messages, self._options)):
+            role = message.get("role")
             if role != "tool" and not self._pending.done:
                 self._pending.settle()
             if role == "user":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ from dsv4.protocol.requests.fields import (
     wrong,
 )
 from dsv4.protocol.requests.options import RequestOptions
-from dsv4.protocol.requests.request import Asked
-from dsv4.protocol.requests.tools import too_short
+from dsv4.protocol.requests.request import Api, Asked, Request
+from dsv4.protocol.requests.tools import Force, too_short
 
 _TINY = 5e-324  # the least number above 0
 
@@ -199,3 +199,46 @@ def check_json_word(texts: Sequence[str], message: str, path: str) -> None:
     """JSON mode needs the word somewhere, or the model may never end."""
     if not any("json" in said.lower() for said in texts):
         raise RequestError(message, path)
+
+
+def request_of(
+    api: Api,
+    model: str | None,
+    talk: tuple[Sequence[str], list[dict[str, Any]]],
+    thought: Thought,
+    force: Force,
+    sampled: Sampled,
+    options: RequestOptions,
+    **more: Any,
+) -> Request:
+    """The request; `talk` is system texts and messages, `more` what not every API has."""
+    system, messages = talk
+    return Request(
+        api=api,
+        model=model,
+        system="\n\n".join(filter(None, system)),
+        messages=messages,
+        thinking_mode=thought.mode,
+        effort=thought.effort,
+        effort_word=thought.word,
+        revision=options.revision,
+        tools=force.tools,
+        tool_choice=force.choice,
+        asked=sampled.asked,
+        temperature=sampled.temperature,
+        top_p=sampled.top_p,
+        **more,
+    )
+
+
+def each_message(messages: Any, options: RequestOptions) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Messages and their paths. Raises RequestError for what is no list of objects, or empty."""
+    if messages is None:
+        raise missing("", "messages")
+    if not isinstance(messages, list | tuple):
+        raise wrong(messages, "messages", "a list")
+    if not messages and not options.lenient:
+        raise RequestError("is empty: at least one message is required", "messages")
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        yield mapping(message, path), path

@@ -11,7 +11,7 @@ from dsv4.protocol.constants import Revision, ThinkingMode
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.grammar import reply_grammar
 from dsv4.protocol.quick import Quick, check_place, continuation
-from dsv4.protocol.requests.prompt import CALLS_OPEN, Conversation, put_conversation
+from dsv4.protocol.requests.prompt import Conversation, put_conversation
 from dsv4.protocol.segments import Segment, TextEncoder, Wire, to_ids
 from dsv4.protocol.stream import StreamParser
 
@@ -141,11 +141,10 @@ class Request:
 
     def parser(self, mode: str = "tolerant") -> StreamParser:
         """A parser of the reply, at the place where the prompt left off."""
-        thinking_mode = "thinking" if self.starts == "reasoning" else "chat"
-        parser = StreamParser(thinking_mode, mode, self.tools, self.tool_choice)
-        if self.starts == "calls":
-            parser.feed(CALLS_OPEN)
-        return parser
+        begins = self.starts if self.continues or self.starts == "calls" else "reply"
+        return StreamParser(
+            self.thinking_mode, mode, self.tools, self.tool_choice, begins=begins, stop=self.stop
+        )
 
     def check_calls(self, message: Mapping[str, Any]) -> None:
         """Raises RequestError for a call of a tool that is not in force."""

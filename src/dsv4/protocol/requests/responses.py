@@ -61,22 +61,16 @@ def from_responses(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     response_format, of_format = read_format(given, "text.format", given, options)
     asked = Asked(temperature, top_p, None, limit, top_logprobs is not None, top_logprobs)
     sampled = common.sampling(asked, thought, force.tools, options, limit="max_output_tokens")
-    return Request(
-        api="responses",
-        model=model,
-        system="\n\n".join(filter(None, items.system)),
-        messages=items.messages,
-        thinking_mode=thought.mode,
-        effort=thought.effort,
-        effort_word=thought.word,
-        revision=options.revision,
-        tools=force.tools,
-        tool_choice=force.choice,
+    return common.request_of(
+        "responses",
+        model,
+        (items.system, items.messages),
+        thought,
+        force,
+        sampled,
+        options,
         response_format=response_format,
         constraint=constraint(force, of_format),
-        asked=sampled.asked,
-        temperature=sampled.temperature,
-        top_p=sampled.top_p,
         stream=stream,
         namespaces=declared.namespaces,
         custom=declared.custom,

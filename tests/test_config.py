@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dsv4.config import Config, ConfigError, LayerKind
+from dsv4.config import PRESETS, YARN, Config, ConfigError, LayerKind
 
 
 def test_presets_have_the_released_layer_pattern():
@@ -108,3 +108,105 @@ def test_dspark_values_that_break_a_rule(changes, words):
     with pytest.raises(ConfigError) as error:
         Config.from_preset("flash-0731").replace(**changes)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+HOSTILE = [
+    ({"hidden_size": 2**63}, "hidden_size = 9223372036854775808: must be at most 262,144"),
+    ({"vocab_size": -(2**63)}, "vocab_size = -9223372036854775808: must be at least 1"),
+    ({"sliding_window": 10**9}, "sliding_window = 1000000000: must be at most 65,536"),
+    ({"hc_mult": 10**9}, "hc_mult = 1000000000: must be at most 64"),
+    ({"n_routed_experts": 10**9}, "n_routed_experts = 1000000000: must be at most 65,536"),
+    ({"n_routed_experts": 60000}, "n_routed_experts = 60000: times num_hidden_layers"),
+    ({"hc_sinkhorn_iters": 10**12}, "hc_sinkhorn_iters = 1000000000000: must be at most 1,000"),
+    ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000: must be at most 1,024"),
+    ({"index_topk": 10**5000}, "index_topk = a int: must be at most"),
+    ({"max_position_embeddings": 2**63}, "max_position_embeddings = 9223372036854775808: must be"),
+    ({"compress_rope_theta": 1}, "compress_rope_theta = 1: must be above 1"),
+    ({"rope_theta": 10**400}, r"rope_theta = 10+…: must be at most 1e\+12"),
+    ({"rope_theta": float("inf")}, "rope_theta = inf: must be finite"),
+    ({"hc_eps": float("nan")}, "hc_eps = nan: must be finite"),
+    ({"later": {"x": [0.5, float("nan")]}}, r"later\.x\.1 = nan: must be finite"),
+    ({"quantization_config": "fp8"}, "quantization_config = 'fp8': must be an object or null"),
+    ({"quantization_config": []}, r"quantization_config = \[\]: must be an object"),
+    ({"quantization_config": {"quant_method": "awq"}}, "config.quant_method = 'awq': must be fp8"),
+    ({"quantization_config": {"weight_block_size": [32, 32]}}, r"_block_size = \[32, 32\]: must"),
+    ({"quantization_config": {"weight_block_size": 128}}, "weight_block_size = 128: must be"),
+    ({"quantization_config": {"modules_to_not_convert": 3}}, "_not_convert = 3: must be a list"),
+    ({"head_dim": [[128]]}, r"head_dim = \[\[128\]\]: must be an integer"),
+    ({"head_dim": None}, "head_dim = None: must be an integer"),
+    ({"head_dim": True}, "head_dim = True: must be an integer"),
+    ({"head_dim": 128.0}, r"head_dim = 128\.0: must be an integer"),
+    ({"head_dim": "1" * 10**6}, "head_dim = '1+…: must be an integer"),
+    ({"swiglu_limit": "10"}, "swiglu_limit = '10': must be a number"),
+    ({"routed_scaling_factor": False}, "routed_scaling_factor = False: must be a number"),
+    ({"compress_ratios": [[0], 4]}, r"compress_ratios\[0\] = \[0\]: every ratio must be"),
+    ({"compress_ratios": [0] * 10**6}, "compress_ratios has 1,000,000 entries"),
+    ({"compress_ratios": [0, 0, 2**63]}, r"compress_ratios\[2\] = 92.*: every ratio"),
+    ({"compress_ratios": {"0": 4}}, "compress_ratios = .*: must be a list"),
+    ({"architectures": [["x"]]}, r"architectures = \[\['x'\]\]: must be a list of texts"),
+    ({"torch_dtype": 16}, "torch_dtype = 16: must be a text"),
+    ({"use_cache": "yes"}, "use_cache = 'yes': must be true or false"),
+    ({"topk_method": "greedy"}, "topk_method = 'greedy': must be noaux_tc"),
+    ({"norm_topk_prob": 1}, "norm_topk_prob = 1: must be true"),
+    ({"n_shared_experts": 2}, "n_shared_experts = 2: V4 has one shared expert"),
+    ({"expert_dtype": "int8"}, "expert_dtype = 'int8': must be fp4, fp8 or bf16"),
+    ({"expert_dtype": ["fp4"]}, r"expert_dtype = \['fp4'\]: must be fp4"),
+    ({"eos_token_id": 8192}, "eos_token_id = 8192: must be below vocab_size"),
+    ({"rope_scaling": [1]}, r"rope_scaling = \[1\]: must be null or of type yarn"),
+    ({"rope_scaling": {"type": "yarn", "factor": [16]}}, r"rope_scaling.factor = \[16\]: must be"),
+    ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, r"scaling.factor = 0\.5: must be at least"),
+    ({"rope_scaling": {**YARN, "mscale": 1.0}}, r"mscale = 1\.0: V4's YaRN has no such number"),
+    ({"rope_scaling": {**YARN, "beta_slow": 1e300}}, "beta_slow = 1e.300: must be at most"),
+    ({"model_type": "llama"}, "model_type = 'llama': must be deepseek_v4"),
+    ({"model_type": None}, "model_type = None: must be deepseek_v4"),
+    ({"image_token_id": 5}, "image_token_id: V4 with vision is not supported"),
+    ({"dspark_block_size": 10**9}, "dspark_noise_token_id is missing"),
+    ({"layer_types": [[1]] * 6}, r"layer_types\[0\] = \[1\]: must be one of sliding_attention"),
+    ({"effort_revision": {}}, "effort_revision = {}: must be 2026-04 or 2026-07"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), HOSTILE)
+def test_values_outside_any_use(changes, words):
+    """One line that names field and rule; nothing is built, so it takes milliseconds."""
+    with pytest.raises(ConfigError, match=words) as error:
+        Config.from_dict(Config.from_preset("nano").to_dict() | changes)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_an_object_that_is_too_deep(tmp_path):
+    deep: list = []
+    for _ in range(50):
+        deep = [deep]
+    values = Config.from_preset("nano").to_dict() | {"later": deep}
+    with pytest.raises(ConfigError, match="later is nested deeper than 20 levels"):
+        Config.from_dict(values)
+    for text in ("[" * 10**5, '{"a":' * 10**5, "NaN", "[]", '"x"', ""):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"config\.json"):
+            Config.load(tmp_path)
+
+
+def test_no_value_of_a_preset_is_assumed():
+    values = Config.from_preset("nano").to_dict()
+    for name in ("num_hidden_layers", "sliding_window", "rope_scaling", "max_position_embeddings"):
+        with pytest.raises(ConfigError, match=f"there is no {name}: no tensor tells"):
+            Config.from_dict({key: value for key, value in values.items() if key != name})
+    with pytest.raises(ConfigError, match="there is no vocab_size, hidden_size, num_hidden_lay"):
+        Config.from_dict({"model_type": "deepseek_v4"})
+    assert Config.from_dict(values | {"rope_scaling": None}).rope_scaling is None
+
+
+def test_what_a_config_says_can_be_changed_without_changing_it():
+    config = Config.from_preset("nano")
+    config.to_dict()["rope_scaling"]["factor"] = 3
+    assert config == Config.from_preset("nano")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_contradict_themselves_nowhere(preset):
+    """The context is what YaRN states; transformers warns where it is not."""
+    config = Config.from_preset(preset)
+    scaling = config.rope_scaling
+    context = scaling["factor"] * scaling["original_max_position_embeddings"]
+    assert config.max_position_embeddings == context

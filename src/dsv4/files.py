@@ -63,3 +63,13 @@ def read_json(path: Path, most: int) -> Any:
         raise FileError(f"{path} is nested too deeply to be read") from error
     except ValueError as error:  # a syntax error, or a number of thousands of digits
         raise FileError(f"{path} is not valid JSON: {error}") from error
+
+
+def size_text(nbytes: int) -> str:
+    """Bytes as a reader takes them in: 999 bytes, 1.2 kB, 159.6 GB."""
+    size, unit = float(nbytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < (1000 if unit == "bytes" else 999.95):
+            break
+        size, unit = size / 1000, larger
+    return f"{nbytes:,} bytes" if unit == "bytes" else f"{size:,.1f} {unit}"

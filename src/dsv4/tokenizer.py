@@ -9,11 +9,14 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Self
 
 import tokenizers
+
+from dsv4.files import FileError, check_regular
 
 
 class TokenizerError(ValueError):
@@ -41,10 +44,14 @@ class Tokenizer:
         """Read a tokenizer.json, or the one in a folder. Raises TokenizerError."""
         file = Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
-        if not file.is_file():
+        if not file.exists():
             raise TokenizerError(
                 f"there is no tokenizer at {file}: put the model's tokenizer.json there"
             )
+        try:
+            check_regular(file)
+        except FileError as error:
+            raise TokenizerError(str(error)) from error
         try:
             return cls(tokenizers.Tokenizer.from_file(str(file)))
         except Exception as error:  # the library raises bare Exception for every bad file
@@ -59,6 +66,19 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids, control tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def largest_id(self) -> int:
+        """The largest id of any token; -1 without tokens."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def check_fits(self, vocab_size: int) -> None:
+        """Raises TokenizerError if some token's id is past a model's vocabulary."""
+        if self.largest_id >= vocab_size:
+            raise TokenizerError(
+                f"the tokenizer has ids up to {self.largest_id:,}, the model's vocabulary has "
+                f"{vocab_size:,}: this is another model's tokenizer.json"
+            )
 
     def token_id(self, token: str) -> int:
         """The id of one token, spelled exactly. Raises TokenizerError if there is none."""

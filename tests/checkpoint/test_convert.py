@@ -351,7 +351,7 @@ def test_target_and_options(folder, tmp_path, monkeypatch):
         convert(tmp_path / "absent", tmp_path / "out")
     usage = module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(CheckpointError, match=r"needs 0\.0 GB more, 0\.0 GB are free: make room"):
+    with pytest.raises(CheckpointError, match=r"needs \d\.\d MB more, 1\.0 kB are free: make room"):
         convert(folder, tmp_path / "out")
     monkeypatch.undo()
     assert files(folder) == before and files(other) == held
@@ -359,7 +359,7 @@ def test_target_and_options(folder, tmp_path, monkeypatch):
     assert files(other) == before
 
 
-def interrupt(monkeypatch, *, after, error=KeyboardInterrupt):
+def interrupt(monkeypatch, *, after, error=KeyboardInterrupt, module=module):
     """Let `after` shards be written, then fail in the middle of the next."""
     real, seen = module.ShardWriter, set()
 

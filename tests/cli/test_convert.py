@@ -94,4 +94,4 @@ def test_inspect_prints_the_cache():
     found = json.loads(run("inspect", "flash", "--json"))["cache_bytes"]
     assert list(found) == ["65536", "1048576"]
     assert sum(found["1048576"].values()) == size.total
-    assert list(json.loads(run("inspect", "nano", "--json"))["cache_bytes"]) == ["16384"]
+    assert list(json.loads(run("inspect", "nano", "--json"))["cache_bytes"]) == ["65536", "1048576"]

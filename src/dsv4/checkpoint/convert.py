@@ -10,7 +10,6 @@ the folder appears under its name when it is whole.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -30,7 +29,10 @@ from dsv4.checkpoint.folder import (
     OWN_FILES,
     TOKENIZER_FILES,
     Advance,
+    check_room,
     check_target,
+    claimed,
+    disk_errors,
     progress,
     publish,
     write_config,
@@ -44,8 +46,10 @@ from dsv4.checkpoint.reader import Checkpoint
 from dsv4.checkpoint.recode import RoundingError, recode
 from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file, cut
 from dsv4.config import Config
+from dsv4.files import check_regular, read_json
 
-PLAN_FILE, DONE_FILE, LOCK_FILE = "plan.json", "done.json", "lock"
+PLAN_FILE, DONE_FILE = "plan.json", "done.json"
+JOURNAL = 1 << 28  # bytes, at the most
 
 
 @dataclass
@@ -117,8 +121,8 @@ def convert(
     if out == plan.source.path.resolve():
         raise CheckpointError(f"{out} is the source itself: choose another folder")
     check_target(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _claimed(workspace, plan):
+    with disk_errors(out), claimed(workspace, "conversion"), _kept_or_cleared(workspace):
+        _go_on(workspace, plan)
         new = workspace / "new"
         new.mkdir(exist_ok=True)
         done = Conversion(out, plan.config, len(plan.shards), 0)
@@ -142,6 +146,9 @@ def _plan(
     source: Checkpoint, experts: str | None, dense: str | None, shard_size: int | None
 ) -> Plan:
     source.check({name: spec.shape for name, spec in weights(source.config).items()})
+    for name in (*TOKENIZER_FILES, GENERATION_FILE):
+        if (source.path / name).exists():
+            check_regular(source.path / name)
     config = target_config(source, experts, dense)
     tensors = layout(config)
     if shard_size is not None:
@@ -154,27 +161,41 @@ def _plan(
 
 
 @contextmanager
-def _claimed(workspace: Path, plan: Plan) -> Iterator[None]:
-    """The workspace, for this conversion alone: new, or of an interrupted one that was the same."""
-    workspace.mkdir(exist_ok=True)
-    with (workspace / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CheckpointError(f"another conversion is at work in {workspace}") from error
-        identity, file = plan.identity(), workspace / PLAN_FILE
-        if not (workspace / DONE_FILE).exists():  # nothing is finished that could be lost or mixed
-            write_json(file, identity)
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if before != identity:
-            given = [f"{k} {v}" for k, v in before["options"].items() if v is not None]
-            same = before["options"] == identity["options"]
-            why = "of a source that has changed since" if same else "with other options"
-            raise CheckpointError(
-                f"{workspace} holds an unfinished conversion {why} "
-                f"({' '.join(given) or 'no options'}): finish that one, or delete this folder"
-            )
+def _kept_or_cleared(workspace: Path) -> Iterator[None]:
+    """After an error the workspace stays only if it holds finished shards, and the error says so.
+
+    An unfinished conversion with other options is left as it is.
+    """
+    try:
         yield
+    except (CheckpointError, OSError, KeyboardInterrupt) as error:
+        if not (workspace / DONE_FILE).exists():
+            shutil.rmtree(workspace, ignore_errors=True)
+        elif isinstance(error, CheckpointError) and str(workspace) not in str(error):
+            kept = f"finished shards are kept in {workspace}: the same command goes on from there"
+            error.args = (f"{error}; {kept}, or delete it",)
+        elif isinstance(error, OSError) and error.errno is not None:
+            raise CheckpointError(
+                f"the conversion stopped: {os.strerror(error.errno)}; finished shards are kept in "
+                f"{workspace}: the same command goes on from there"
+            ) from error
+        raise
+
+
+def _go_on(workspace: Path, plan: Plan) -> None:
+    """Enter the plan, or compare it with that of the conversion that was interrupted here."""
+    identity, file = plan.identity(), workspace / PLAN_FILE
+    if not (workspace / DONE_FILE).exists():  # nothing is finished that could be lost or mixed
+        write_json(file, identity)
+    before = read_json(file, JOURNAL)
+    if before != identity:
+        given = [f"{k} {v}" for k, v in before["options"].items() if v is not None]
+        same = before["options"] == identity["options"]
+        why = "of a source that has changed since" if same else "with other options"
+        raise CheckpointError(
+            f"{workspace} holds an unfinished conversion {why} "
+            f"({' '.join(given) or 'no options'}): finish that one, or delete this folder"
+        )
 
 
 def _finished(
@@ -185,7 +206,7 @@ def _finished(
     if not file.exists():
         return {}
     found = {}
-    for name, entry in json.loads(file.read_text(encoding="utf-8")).items():
+    for name, entry in read_json(file, JOURNAL).items():
         path = workspace / "new" / name
         if not path.is_file() or plan.shards[name].read_digest(path) != entry["digest"]:
             done.damaged.append(name)
@@ -209,12 +230,7 @@ def _write_shards(plan: Plan, workspace: Path, done: Conversion, allow_rounding:
     for name in missing:
         (new / name).unlink(missing_ok=True)
     needed = sum(shard.nbytes for shard in missing.values())
-    free = shutil.disk_usage(new).free
-    if needed > free:
-        raise CheckpointError(
-            f"{new.parent} needs {needed / 1e9:,.1f} GB more, {free / 1e9:,.1f} GB are free: make "
-            "room or choose another disk"
-        )
+    check_room(new.parent, needed)
     with progress("converting", needed) as advance:
         for name, shard in missing.items():
             digest, rounded = _write_shard(plan, new / name, shard, allow_rounding, advance)
@@ -245,7 +261,7 @@ def _copy_small_files(plan: Plan, new: Path, done: Conversion) -> None:
     """The tokenizer's files and the advice on sampling; other files are only named."""
     source = plan.source.path
     for name in (*TOKENIZER_FILES, GENERATION_FILE):
-        if (source / name).is_file():
+        if (source / name).exists():
             shutil.copyfile(source / name, new / name)
     if not (new / GENERATION_FILE).exists():
         write_generation_config(new, plan.config)

@@ -19,6 +19,10 @@ class Differences:
     unexpected: list[str] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
 
+    def lists(self) -> tuple[list[str], list[str], list[str]]:
+        """Missing, unexpected, unfit."""
+        return self.missing, self.unexpected, self.unfit
+
     def __bool__(self) -> bool:
         """Whether anything differs."""
         return bool(self.missing or self.unexpected or self.unfit)
@@ -34,10 +38,14 @@ class Differences:
 
 
 class MismatchError(CheckpointError):
-    """Tensors that are missing, unexpected or of a wrong shape or dtype, all in one error."""
+    """Tensors that are missing, unexpected or of a wrong shape or dtype, all in one error.
 
-    def __init__(self, text: str, differences: Differences):
-        super().__init__(f"{text}: {differences}")
+    `shown` are the differences that the message lists, if not all of them.
+    """
+
+    def __init__(self, text: str, differences: Differences, shown: Differences | None = None):
+        listing = differences if shown is None else shown
+        super().__init__(f"{text}: {listing}" if listing else text)
         self.differences = differences
 
 

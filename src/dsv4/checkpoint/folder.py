@@ -1,10 +1,18 @@
-"""The folder of a checkpoint: what belongs in it, what may be replaced, how it appears at once."""
+"""The folder of a checkpoint: what belongs in it, what may be replaced, how it appears at once.
+
+.OUT.saving or .OUT.converting    beside the target while it is written, one writer at a time
+    lock · new/ (what is written) · old/ (what was there, during the two moves of `publish`)
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +31,12 @@ from dsv4.checkpoint.layout import TensorSpec, shard_file
 from dsv4.checkpoint.reader import INDEX_FILE
 from dsv4.checkpoint.revision import as_written
 from dsv4.config import Config
+from dsv4.files import size_text
 
 GENERATION_FILE = "generation_config.json"
 OWN_FILES = ("config.json", GENERATION_FILE, INDEX_FILE)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+LOCK_FILE = "lock"
 LARGE = 1 << 28  # bytes from which reading and writing show their progress
 
 
@@ -44,6 +54,63 @@ def check_target(out: Path, overwrite: bool) -> None:
         )
     if held and not overwrite:
         raise CheckpointError(f"{out} already holds a checkpoint: choose another or overwrite it")
+
+
+@contextmanager
+def claimed(workspace: Path, what: str) -> Iterator[None]:
+    """The workspace for this writer alone, with the parents that it needs.
+
+    Parents that were made for it and hold nothing at the end are taken away again.
+    Raises: CheckpointError if another process is at work in it.
+    """
+    made = [parent for parent in workspace.parents if not parent.exists()]
+    workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        with (workspace / LOCK_FILE).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CheckpointError(f"another {what} is at work in {workspace}") from error
+            yield
+    finally:
+        for parent in made:
+            with suppress(OSError):  # it holds something now
+                parent.rmdir()
+
+
+def recover(workspace: Path, out: Path) -> None:
+    """Clear what an interrupted writer left; a checkpoint that it had moved aside goes back."""
+    old = workspace / "old"
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for left in (old, workspace / "new"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises CheckpointError unless the disk of `folder` has `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise CheckpointError(
+            f"{folder} needs {size_text(needed)} more, {size_text(free)} are free: make room or "
+            "choose another disk"
+        )
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Say of what the system refuses while `out` is written that `out` is as it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        full = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise CheckpointError(
+            f"{out} could not be written and is as it was: {os.strerror(error.errno)}{where}; "
+            f"{full}choose another place"
+        ) from error
 
 
 def is_own(name: str) -> bool:

@@ -165,11 +165,15 @@ def stored_dtype(config: Config, role: Role) -> torch.dtype:
 def scale_dtype(config: Config, role: Role) -> torch.dtype:
     """E8M0, except where the Base releases have F32: FP8 experts, and without `scale_fmt` all FP8.
 
-    FP4 scales are E8M0 always.
+    `expert_scale_fmt` is dsv4's own word for FP8 experts with E8M0; FP4 scales are E8M0 always.
     """
+    quantization = config.quantization_config or {}
+    key = "scale_fmt"
     if role is Role.EXPERT:
-        return torch.float32 if config.expert_dtype == "fp8" else torch.float8_e8m0fnu
-    exponents = (config.quantization_config or {}).get("scale_fmt") == "ue8m0"
+        if config.expert_dtype != "fp8":
+            return torch.float8_e8m0fnu
+        key = "expert_scale_fmt"
+    exponents = quantization.get(key) == "ue8m0"
     return torch.float8_e8m0fnu if exponents else torch.float32
 
 

@@ -80,5 +80,4 @@ def load(
 
 
 def _is_quantised(checkpoint: Checkpoint) -> bool:
-    stored = (tensor.dtype for tensor in checkpoint.tensors.values())
-    return checkpoint.config.quantization_config is not None and any(d in PACKED for d in stored)
+    return any(tensor.dtype in PACKED for tensor in checkpoint.tensors.values())

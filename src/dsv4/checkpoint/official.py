@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,9 +20,13 @@ from torch import Tensor, nn
 from dsv4.checkpoint.errors import Differences, MismatchError
 from dsv4.checkpoint.folder import (
     Advance,
+    check_room,
     check_target,
+    claimed,
+    disk_errors,
     progress,
     publish,
+    recover,
     write_config,
     write_generation_config,
     write_index,
@@ -33,6 +36,7 @@ from dsv4.checkpoint.reader import Checkpoint
 from dsv4.checkpoint.recode import encode
 from dsv4.checkpoint.writer import ShardLayout, ShardWriter, by_file
 from dsv4.config import Config
+from dsv4.files import check_regular
 
 STACKED = re.compile(r"(?P<experts>.*\.ffn\.experts)\.(?P<matrix>w[123])")
 
@@ -89,7 +93,8 @@ def save(
     The config decides the dtypes (see layout.py): with its `quantization_config` weights are
     rounded to FP8 and FP4 blocks, without it they are stored as `torch_dtype`.
     A checkpoint that is already there is replaced, when `overwrite` allows it, only once the new
-    one is complete; a folder that holds anything else is never touched.
+    one is complete; a folder that holds anything else is never touched. What a killed process left
+    beside the target is cleared by the next `save` to it.
     Raises: CheckpointError, MismatchError (state against config), ConfigError, FileNotFoundError
     for a tokenizer file; then nothing has changed.
     """
@@ -97,25 +102,29 @@ def save(
     check_target(out, overwrite)
     copied = [Path(file) for file in tokenizer_files]
     for file in copied:
-        if not file.is_file():
+        if not file.exists():
             raise FileNotFoundError(f"there is no tokenizer file {file}")
+        check_regular(file)
     specs, values = weights(config), dict(released(state))
     total = sum(tensor.nbytes for tensor in layout(config).values())
     _check_state(specs, values)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        new = workspace / "new"
-        new.mkdir()
-        with progress("writing", total) as advance:
-            _write_shards(new, config, values, advance)
-        write_config(new, config, layout(config))
-        write_generation_config(new, config)
-        for file in copied:
-            shutil.copyfile(file, new / file.name)
-        publish(new, out, aside=workspace / "old")
-    finally:
-        shutil.rmtree(workspace)
+    workspace = out.with_name(f".{out.name}.saving")
+    with disk_errors(out), claimed(workspace, "save"):
+        recover(workspace, out)
+        try:
+            check_target(out, overwrite)
+            check_room(workspace, total)
+            new = workspace / "new"
+            new.mkdir()
+            with progress("writing", total) as advance:
+                _write_shards(new, config, values, advance)
+            write_config(new, config, layout(config))
+            write_generation_config(new, config)
+            for file in copied:
+                shutil.copyfile(file, new / file.name)
+            publish(new, out, aside=workspace / "old")
+        finally:
+            shutil.rmtree(workspace)
     return out
 
 

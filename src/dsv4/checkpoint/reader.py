@@ -6,7 +6,6 @@ and I8 (packed FP4) times the `.scale` beside them, which may be F8_E8M0 or F32.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,12 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dsv4.checkpoint import revision
+from dsv4.checkpoint import revision, told
 from dsv4.checkpoint.draft import fit_draft
 from dsv4.checkpoint.errors import CheckpointError, Differences, MismatchError, listed
+from dsv4.checkpoint.forms import as_stored
 from dsv4.checkpoint.layout import Shape, scale_name, scale_shape, stored_shape
+from dsv4.checkpoint.names import refuse_relatives, released_name
 from dsv4.checkpoint.shard import Shard
-from dsv4.config import Config, ConfigError
+from dsv4.config import Config, ConfigError, Fields, read_fields
+from dsv4.files import FileError, check_regular, read_json
 from dsv4.quant import fp4, fp8
 from dsv4.quant.scales import check_finite
 
@@ -30,15 +32,19 @@ SINGLE_FILE = "model.safetensors"
 FLOATS = ("BF16", "F32")
 PACKED = {"F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8}
 SCALES = ("F8_E8M0", "F32")
+LARGEST_INDEX = 1 << 28  # bytes; V4-Pro's has 15 MB
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What a shard's header says of a tensor: shape, dtype in safetensors' words, file name."""
+    """What a shard's header says of a tensor: shape, dtype in safetensors' words, file, and the
+    name that it has there.
+    """
 
     shape: Shape
     dtype: str
     file: str
+    name: str
 
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
@@ -56,34 +62,15 @@ class Checkpoint:
         self.path, self.copy = Path(path), copy
         if not self.path.is_dir():
             raise CheckpointError(f"there is no checkpoint folder {self.path}")
-        try:
-            self.config = Config.load(self.path)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{self.path} holds no config.json") from error
-        except ValueError as error:  # a ConfigError, or bytes that are no text
-            raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
+        fields = self._fields()
         index = self._index()
         self.shards = sorted(set(index.values())) if index is not None else [SINGLE_FILE]
         self.tensors: dict[str, StoredTensor] = {}
         self.unindexed: list[str] = []
         self._shard: tuple[str, Shard] | None = None
-        problems = []
-        for file in self.shards:
-            try:
-                self._read_header(file, index)
-            except (OSError, SafetensorError) as error:
-                problems.append(f"{file} is missing, truncated or no safetensors file ({error})")
-        lost = sorted((index or {}).keys() - self.tensors.keys()) if not problems else []
-        if lost and index is not None:
-            places = listed([f"{name} in {index[name]}" for name in lost])
-            problems.append(f"{INDEX_FILE} places tensors where they are not: {places}")
-        if problems:
-            raise CheckpointError(f"{self.path}: {'; '.join(problems)}")
-        try:
-            self.config = fit_draft(self.config, self.tensors)
-        except ConfigError as error:
-            raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
-        self.config = revision.decide(self.path, self.config, self.tensors)
+        self._read_headers(index)
+        refuse_relatives(self.path, self.tensors)
+        self.config = self._complete(fields)
 
     def differences(self, expected: Mapping[str, Shape]) -> Differences:
         """What is missing, unexpected or unfit, where the weights `expected` should be stored."""
@@ -103,9 +90,29 @@ class Checkpoint:
         """
         found = self.differences(expected)
         if found.unfit or (strict and (found.missing or found.unexpected)):
-            text = f"{self.path}: the shards do not hold the model that its config.json describes"
-            raise MismatchError(text, found)
+            raise self._mismatch(found, expected)
         return found
+
+    def _mismatch(self, found: Differences, expected: Iterable[str]) -> MismatchError:
+        """The error for tensors that differ; a whole draft too many or too few is one remedy."""
+        stored = any(name.startswith("mtp.") for name in self.tensors)
+        asked = any(name.startswith("mtp.") for name in expected)
+        text = f"{self.path}: the shards do not hold the model that its config.json describes"
+        if stored == asked:
+            return MismatchError(text, found)
+        count = sum(n.startswith("mtp.") for n in (*found.missing, *found.unexpected))
+        remedy = (
+            f"{self.path}: the shards hold an MTP block ({count} tensors mtp.*) that is not asked "
+            "for: set num_nextn_predict_layers to 1 in config.json"
+            if stored
+            else f"{self.path}: num_nextn_predict_layers asks for an MTP block, of which no tensor "
+            f"is stored: set it to 0 in config.json to load the model without one ({count} tensors "
+            "mtp.* are missing)"
+        )
+        shown = Differences(
+            *([n for n in names if not n.startswith("mtp.")] for names in found.lists())
+        )
+        return MismatchError(remedy, found, shown)
 
     def read_tensor(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight `name` in its logical shape, dequantised, as `dtype`; I64 stays int64.
@@ -129,7 +136,7 @@ class Checkpoint:
         """The stored bytes of `name`, in the dtype and shape of the file, as a view of the mapped
         file; only one shard is kept open here.
         """
-        return self._open(name).tensor(name)
+        return self._open(name).tensor(self._stored(name).name)
 
     def place(self, name: str) -> tuple[int, int]:
         """Address and bytes of the mapped file that `view` of this name lies in."""
@@ -150,7 +157,26 @@ class Checkpoint:
         """`names` ordered by the shard that holds them, so that each is opened once."""
         return sorted(names, key=lambda name: self._stored(name).file)
 
-    # ---- headers -------------------------------------------------------------------------
+    # ---- config and headers --------------------------------------------------------------
+
+    def _fields(self) -> Fields:
+        """What config.json says."""
+        try:
+            return read_fields(self.path)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.path} holds no config.json") from error
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
+
+    def _complete(self, fields: Fields) -> Config:
+        """The config of what is stored: absent fields from shapes, forms from dtypes."""
+        try:
+            config = Config.from_fields(told.complete(fields, self.tensors))
+            config = fit_draft(config, self.tensors)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
+        config = as_stored(config, self.tensors)
+        return revision.decide(self.path, config, self.tensors)
 
     def _index(self) -> dict[str, str] | None:
         """Tensor name → file name; None if the checkpoint is one file without an index."""
@@ -160,26 +186,58 @@ class Checkpoint:
                 return None
             raise CheckpointError(f"{self.path} holds neither {INDEX_FILE} nor {SINGLE_FILE}")
         try:
-            index = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+            index = read_json(file, LARGEST_INDEX)["weight_map"]
             places = {str(name): str(place) for name, place in index.items()}
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{file} is no index: it needs a weight_map of files") from error
+        except (FileError, LookupError, TypeError, AttributeError) as error:
+            why = f" ({error})" if isinstance(error, FileError) else ""
+            raise CheckpointError(
+                f"{file} is no index: it needs a weight_map of files{why}"
+            ) from error
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
         outside = [place for place in places.values() if Path(place).name != place]
         if outside:
             raise CheckpointError(f"{file} names {outside[0]!r}, which is no plain file name")
         return places
 
+    def _read_headers(self, index: dict[str, str] | None) -> None:
+        """Note every tensor; raise one CheckpointError for all files that are not as they should
+        be.
+        """
+        problems = []
+        for file in self.shards:
+            try:
+                self._read_header(file, index)
+            except FileNotFoundError:
+                problems.append(f"{file} is missing")
+            except SafetensorError as error:
+                problems.append(f"{file} is truncated or no safetensors file ({error})")
+            except OSError as error:
+                problems.append(f"{file} cannot be read: {error.strerror or error}")
+            except (FileError, CheckpointError) as error:
+                problems.append(str(error))
+        held = {tensor.name for tensor in self.tensors.values()}
+        lost = sorted((index or {}).keys() - held) if not problems else []
+        if lost and index is not None:
+            places = listed([f"{name} in {index[name]}" for name in lost])
+            problems.append(f"{INDEX_FILE} places tensors where they are not: {places}")
+        if problems:
+            raise CheckpointError(f"{self.path}: {'; '.join(problems)}")
+
     def _read_header(self, file: str, index: dict[str, str] | None) -> None:
-        if not (self.path / file).is_file():
-            raise FileNotFoundError("no such file")
+        check_regular(self.path / file)
         with safe_open(self.path / file, framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 (no mapping)
-                if index is not None and index.get(name) != file:
-                    self.unindexed.append(f"{name} (in {file}, not so in the index)")
+            for stored in shard.keys():  # noqa: SIM118 (no mapping)
+                if index is not None and index.get(stored) != file:
+                    self.unindexed.append(f"{stored} (in {file}, not so in the index)")
                     continue
-                header = shard.get_slice(name)
+                name = released_name(stored)
+                if name in self.tensors:
+                    both = f"{self.tensors[name].name} and {stored}"
+                    raise CheckpointError(f"{both} are two tensors for one, {name}")
+                header = shard.get_slice(stored)
                 self.tensors[name] = StoredTensor(
-                    tuple(header.get_shape()), header.get_dtype(), file
+                    tuple(header.get_shape()), header.get_dtype(), file, stored
                 )
 
     def _compare(self, name: str, shape: Shape, found: Differences, used: set[str]) -> None:
@@ -196,6 +254,11 @@ class Checkpoint:
         if not fits or stored.shape != want:
             text = f"{name} is {stored}, must be {allowed if not fits else stored.dtype}"
             found.unfit.append(f"{text} {list(want)}")
+        elif packed is torch.int8 and shape[-1] % fp4.BLOCK:
+            found.unfit.append(
+                f"{name} is {stored}: its rows of {shape[-1]} are no whole FP4 blocks of "
+                f"{fp4.BLOCK}"
+            )
         scales = scale_shape(shape, packed) if packed and fits else None
         if scales is None:
             return

@@ -19,8 +19,9 @@ from dsv4.checkpoint.layout import WeightSpec, scale_dtype, scale_name, stored_d
 from dsv4.checkpoint.reader import Checkpoint
 from dsv4.config import Config
 from dsv4.quant import fp4, fp8
+from dsv4.quant.fp8 import is_nan_code
 from dsv4.quant.reblock import as_rounded, changed_blocks, fold
-from dsv4.quant.scales import check_finite
+from dsv4.quant.scales import check_finite, check_scale
 
 Tensors = dict[str, Tensor]
 
@@ -82,7 +83,7 @@ def encode(name: str, value: Tensor, spec: WeightSpec, config: Config) -> Tensor
 def recode(checkpoint: Checkpoint, name: str, spec: WeightSpec, config: Config) -> Recoded:
     """The weight `name` of `checkpoint` in the form that `config` gives it.
 
-    Raises: CheckpointError for NaN, infinity or a bad scale in what is not merely copied.
+    Raises: CheckpointError, naming the tensor, for NaN, infinity or a bad scale.
     """
     dtype = stored_dtype(config, spec.role)
     unit = UNITS.get(dtype, "rows")
@@ -108,9 +109,22 @@ def _copied(checkpoint: Checkpoint, name: str, spec: WeightSpec, config: Config)
     if stored.dtype is not stored_dtype(config, spec.role):
         return None
     if stored.dtype not in BLOCKS:
+        checkpoint.check_values(name, stored)
         return {name: stored}
-    scale = _cast(checkpoint.view(scale_name(name)), scale_dtype(config, spec.role))
+    beside = checkpoint.view(scale_name(name))
+    _check_codes(checkpoint, name, stored, beside)
+    scale = _cast(beside, scale_dtype(config, spec.role))
     return None if scale is None else {name: stored, scale_name(name): scale}
+
+
+def _check_codes(checkpoint: Checkpoint, name: str, weight: Tensor, scale: Tensor) -> None:
+    """What dequantising would refuse is not copied either: NaN codes, scales that are no scale."""
+    try:
+        check_scale(scale, tuple(scale.shape), name)
+        if weight.dtype is torch.float8_e4m3fn and bool(is_nan_code(weight).any()):
+            raise ValueError(f"{name} holds NaN or infinity: only finite values can be used")
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
 def _cast(scale: Tensor, dtype: torch.dtype) -> Tensor | None:

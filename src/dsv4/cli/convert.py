@@ -69,8 +69,9 @@ def convert(
                 overwrite=overwrite,
             )
         except KeyboardInterrupt:
-            kept = f"finished shards are in {workspace_of(out)}"
-            note(f"dsv4: interrupted; {kept}; the same command goes on")
+            kept = workspace_of(out)
+            kept_text = f"; finished shards are in {kept}; the same command goes on"
+            note(f"dsv4: interrupted{kept_text if kept.exists() else ''}")
             raise typer.Exit(130) from None
     _print(out, done)
 

@@ -40,7 +40,9 @@ def load_pair(
     set_threads(threads)
     cap = None if max_resident is None else parse_size(max_resident, "--max-resident")
     model = load(folder, dtypes[dtype], mode=mode, max_resident=cap, copy=copy)
-    return model, Tokenizer.load(packaged() if folder is None else folder)
+    tokenizer = Tokenizer.load(packaged() if folder is None else folder)
+    tokenizer.check_fits(model.config.vocab_size)
+    return model, tokenizer
 
 
 def continue_text(model: Transformer, tokenizer: Tokenizer, text: str, sampling: Sampling) -> None:

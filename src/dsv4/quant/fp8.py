@@ -53,6 +53,11 @@ def expand(weight: Tensor, scale: Tensor) -> Tensor:
     return _matrix(_blocks(weight.float()) * scale.float()[:, None, :, None], weight.shape)
 
 
+def is_nan_code(weight: Tensor) -> Tensor:
+    """E4M3 [..] → bool [..]: its one NaN, of either sign."""
+    return (weight.view(torch.uint8) & 0x7F) == 0x7F
+
+
 def _blocks(matrix: Tensor) -> Tensor:
     """[out, in] → [⌈out/128⌉, 128, ⌈in/128⌉, 128], zeros where the last blocks are smaller."""
     below, right = -matrix.shape[0] % BLOCK, -matrix.shape[1] % BLOCK

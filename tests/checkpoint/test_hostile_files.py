@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import dsv4
 from dsv4.checkpoint import convert as conversion
 from dsv4.checkpoint import official, reader
 from dsv4.checkpoint.convert import convert, workspace_of
@@ -97,6 +99,30 @@ def test_an_unreadable_shard_is_said_to_be_unreadable(folder, monkeypatch):
     (folder / LAYER_0).unlink()
     with pytest.raises(CheckpointError, match=f"{LAYER_0} is missing$"):
         Checkpoint(folder)
+
+
+@pytest.mark.parametrize("place", ["a\0b", "\ud800", "x" * 5000, "", "."])
+def test_names_that_no_file_can_have(place, folder):
+    index = json.loads((folder / INDEX_FILE).read_text())
+    index["weight_map"]["embed.weight"] = place
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint(folder)
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_a_table_rewritten_under_a_loaded_model_changes_nothing(folder):
+    model, before = dsv4.load(folder), Checkpoint(folder).tensors["layers.0.ffn.gate.tid2eid"]
+    ids = torch.arange(1, 20).view(1, -1)
+    with torch.inference_mode():
+        want = model(ids)
+        data = bytearray((folder / before.file).read_bytes())
+        length = int.from_bytes(data[:8], "little")
+        start, end = json.loads(data[8 : 8 + length])[before.name]["data_offsets"]
+        with (folder / before.file).open("r+b") as file:
+            file.seek(8 + length + start)
+            file.write(b"\x7f" * (end - start))
+        assert torch.equal(model(ids), want)
 
 
 # ---- a full disk -----------------------------------------------------------------------------

@@ -28,3 +28,17 @@ def test_loads_in_transformers_and_agrees(form, tmp_path):
     with torch.no_grad():
         want, got = theirs(ids).logits, ours(ids)
     assert (got - want).abs().max() <= 1e-4 * want.std()
+
+
+def test_the_packaged_config_draws_no_warning(monkeypatch):
+    from transformers import DeepseekV4Config, modeling_rope_utils
+
+    from dsv4.checkpoint.load import packaged
+
+    said = []
+    for name in ("warning", "warning_once"):
+        monkeypatch.setattr(modeling_rope_utils.logger, name, said.append)
+    config = DeepseekV4Config.from_pretrained(packaged())
+    assert config.max_position_embeddings == 1_048_576 and not said
+    DeepseekV4Config.from_dict({**config.to_dict(), "max_position_embeddings": 16_384})
+    assert any("factor" in words for words in said)  # this is how it would have been said

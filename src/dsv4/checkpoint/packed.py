@@ -51,6 +51,8 @@ def _stored(checkpoint: Checkpoint, name: str, spec: WeightSpec) -> tuple[Tensor
     if packed:  # never so in the release, but a reader takes it
         return checkpoint.read_tensor(name), None
     weight = checkpoint.view(name)
+    if spec.role is Role.INDEX:  # what is checked here must not change in the file afterwards
+        weight = weight.clone()
     if spec.role is not Role.PLAIN or len(spec.shape) == 1:
         checkpoint.check_values(name, weight)
     return weight.float() if spec.role is Role.FLOAT32 else weight, None

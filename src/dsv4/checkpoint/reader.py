@@ -216,6 +216,8 @@ class Checkpoint:
                 problems.append(f"{file} cannot be read: {error.strerror or error}")
             except (FileError, CheckpointError) as error:
                 problems.append(str(error))
+            except ValueError as error:  # a name that the system cannot have
+                problems.append(f"{INDEX_FILE} names {file!r}, which is no file name ({error})")
         held = {tensor.name for tensor in self.tensors.values()}
         lost = sorted((index or {}).keys() - held) if not problems else []
         if lost and index is not None:

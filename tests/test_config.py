@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dsv4.config import PRESETS, YARN, Config, ConfigError, LayerKind
+from dsv4.config import DSPARK_FIELDS, PRESETS, YARN, Config, ConfigError, LayerKind
 
 
 def test_presets_have_the_released_layer_pattern():
@@ -172,6 +172,26 @@ def test_values_outside_any_use(changes, words):
     with pytest.raises(ConfigError, match=words) as error:
         Config.from_dict(Config.from_preset("nano").to_dict() | changes)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+ODD = [None, True, 0, -1, 2, 1.5, 1e308, 2**63, 10**400, "", "yarn", [], [0], [[]], ["a"], {}]
+ODD += [{"a": 1}, {"type": "yarn"}, {"rope_type": "yarn"}, {"main": {}, "compress": {}}, [4] * 6]
+ODD += [{"compressed_sparse_attention": 2**63}, {"weight_block_size": [[128], 128]}]
+ODD += [{"main": 1, "compress": 2}, ["sliding_attention"] * 6, ["hash_moe"] * 6]
+LATER = ["layer_types", "mlp_layer_types", "rope_parameters", "dtype", "compress_rates"]
+LATER += ["compress_rate_hca", "partial_rotary_factor", "mlp_bias", "n_group"]
+
+
+@pytest.mark.parametrize("preset", ["nano", "flash-0731"])
+def test_any_value_of_any_field_is_taken_or_refused_in_one_line(preset):
+    values = Config.from_preset(preset).to_dict()
+    for field in (*values, *DSPARK_FIELDS, *LATER):
+        for value in ODD:
+            try:
+                read = Config.from_dict(values | {field: value})
+                assert Config.from_dict(json.loads(read.to_json())) == read
+            except ConfigError as error:
+                assert "\n" not in str(error) and len(str(error)) < 400, error
 
 
 def test_an_object_that_is_too_deep(tmp_path):

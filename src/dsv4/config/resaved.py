@@ -29,6 +29,7 @@ from dsv4.config.base import (
 TYPES = tuple(kind.value for kind in LayerKind)
 MLP_TYPES = ("hash_moe", "moe")
 OLD_RATES = {"compress_rate_csa": LayerKind.CSA, "compress_rate_hca": LayerKind.HCA}
+LARGEST = 1 << 16  # the largest rate
 YARN_NUMBERS = ("factor", "beta_fast", "beta_slow", "original_max_position_embeddings")
 
 
@@ -135,8 +136,8 @@ def _rates(found: dict[str, Any]) -> dict[str, int]:
     for name, rate in rates.items():
         if name not in TYPES:
             raise broken("compress_rates", name, f"a layer type is one of {', '.join(TYPES)}")
-        if not is_integer(rate) or (rate != 0 if name == TYPES[0] else rate < 2):
-            rule = "must be an integer of at least 2, or 0 for sliding_attention"
+        if not is_integer(rate) or not (rate == 0 if name == TYPES[0] else 2 <= rate <= LARGEST):
+            rule = f"must be an integer from 2 to {LARGEST:,}, or 0 for sliding_attention"
             raise broken(f"compress_rates.{name}", rate, rule)
     return rates
 

@@ -23,6 +23,7 @@ from dsv4.config.base import (
 if TYPE_CHECKING:
     from dsv4.config.config import Config
 
+CONTAINERS = (Mapping, list, tuple)
 DEEPEST = 20  # levels of an object: config.json has 3
 MOST_RANK = 1 << 18
 MOST_LAYERS, MOST_EXPERTS = 1024, 1 << 17  # experts of all layers together: V4-Pro has 23,808
@@ -107,13 +108,14 @@ def check_object(values: Mapping[str, Any]) -> None:
 def _check_json(name: str, value: Any, depth: int) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise broken(name, value, "must be finite")
-    if not isinstance(value, Mapping | list | tuple):
+    if not isinstance(value, CONTAINERS):
         return
     if depth > DEEPEST:
         raise ConfigError(f"{name.split('.')[0]} is nested deeper than {DEEPEST} levels")
     parts = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, part in parts:
-        _check_json(f"{name}.{key}", part, depth + 1)
+        if isinstance(part, (float, *CONTAINERS)):
+            _check_json(f"{name}.{key}", part, depth + 1)
 
 
 def check_field(name: str, value: Any) -> None:
@@ -228,12 +230,12 @@ def _quantization(name: str, value: Any) -> None:
 
 
 def _dspark(name: str, value: Any) -> None:
-    whole = value if isinstance(value, list | tuple) else (value,)
+    many = name == "dspark_target_layer_ids"
+    whole = value if many and isinstance(value, list | tuple) else (value,)
     if len(whole) > MOST_LAYERS:
         raise ConfigError(f"{name} has {len(whole):,} entries: more than there are layers")
     if value is not None and not all(is_integer(number) for number in whole):
-        kind = "a list of integers" if name == "dspark_target_layer_ids" else "an integer"
-        raise broken(name, value, f"must be {kind}")
+        raise broken(name, value, f"must be {'a list of integers' if many else 'an integer'}")
 
 
 CHECKS: dict[str, Callable[[str, Any], None]] = {

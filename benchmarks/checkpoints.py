@@ -17,8 +17,8 @@ import torch
 from shapes import SHAPES
 
 import dsv4
+from dsv4.checkpoint.folder import TOKENIZER_FILES
 from dsv4.checkpoint.load import packaged
-from dsv4.checkpoint.official import TOKENIZER_FILES
 
 
 def make(shape: str, folder: Path, seed: int) -> Path:

@@ -4,22 +4,19 @@
 //   o = attend(q, window ∪ chosen entries, sink), turned back;  y = wo_b · concat_g(wo_a_g · o_g)
 //
 // Tokens pass in pieces that end where the state is whole, so pieces of any size agree to the bit.
+#include <algorithm>
 #include <cmath>
 
-#include "compressor.h"
 #include "hyper.h"
 #include "inputs.h"
-#include "passes.h"
-#include "sparse.h"
+#include "segment.h"
 #include "streams.h"
 #include "sublayers_isa.h"
 
 namespace dsv4::DSV4_ISA {
 namespace {
 
-constexpr int64_t KEY_RANGE = 512;  // indexer keys that one task scores
-constexpr int64_t QUERIES = 32;     // queries scored together
-constexpr int64_t UNPACKED = 64;    // entries that a thread unpacks at a time
+constexpr int64_t BRIEF = 8;  // tokens of a segment that one thread attends to
 
 class AttendPass {
  public:
@@ -36,7 +33,7 @@ class AttendPass {
     normalise(pool_, u, a_.norm, rows_, d, layer_.shape.norm_eps, exact_);
     project(u);
     place();
-    for (const Segment& segment : pass_.segments) attend_segment(segment);
+    attend_segments();
     output(u);
     expand(pool_, layer_.shape, coefficients, u, rows_, x);
   }
@@ -47,13 +44,13 @@ class AttendPass {
     const int64_t d = layer_.shape.d, c = a_.channels, ih = a_.index_heads;
     Inputs in(pool_, arena_, u, rows_, d, d, exact_);
     float* qr = arena_.take<float>(rows_ * a_.q_rank);
-    kv_ = arena_.take<float>(rows_ * c);
+    p_.kv = arena_.take<float>(rows_ * c);
     std::vector<Product> products;
     const auto add = [&](const Matrix& w, const Arranged* x, float* y, int64_t stride) {
       products.push_back({&w, 0, w.rows, x, rows_, nullptr, nullptr, y, stride});
     };
     add(a_.wq_a, in.low(a_.wq_a.format), qr, a_.q_rank);
-    add(a_.wkv, in.low(a_.wkv.format), kv_, c);
+    add(a_.wkv, in.low(a_.wkv.format), p_.kv, c);
     const auto compressor = [&](const Compressor& k) {
       const int64_t width = k.width();
       float* raw = arena_.take<float>(rows_ * 2 * width);
@@ -61,50 +58,50 @@ class AttendPass {
       add(k.wgate, in.full(k.wgate.format), raw + width, 2 * width);
       return raw;
     };
-    if (a_.ratio > 0) raw_ = compressor(a_.compressor);
+    if (a_.ratio > 0) p_.raw = compressor(a_.compressor);
     if (ih > 0) {
-      index_raw_ = compressor(a_.index_compressor);
-      index_weights_ = arena_.take<float>(rows_ * ih);
-      add(a_.index_weights, in.full(a_.index_weights.format), index_weights_, ih);
+      p_.index_raw = compressor(a_.index_compressor);
+      p_.index_weights = arena_.take<float>(rows_ * ih);
+      add(a_.index_weights, in.full(a_.index_weights.format), p_.index_weights, ih);
     }
-    multiply(pool_, products, arena_);
+    multiply(pool_, products);
 
     store_precision(qr, rows_ * a_.q_rank, exact_);
     normalise(pool_, qr, a_.q_norm, rows_, a_.q_rank, layer_.shape.norm_eps, exact_);
     Inputs low(pool_, arena_, qr, rows_, a_.q_rank, a_.q_rank, exact_);
     products.clear();
-    q_ = arena_.take<float>(rows_ * a_.heads * c);
-    add(a_.wq_b, low.low(a_.wq_b.format), q_, a_.heads * c);
+    p_.q = arena_.take<float>(rows_ * a_.heads * c);
+    add(a_.wq_b, low.low(a_.wq_b.format), p_.q, a_.heads * c);
     if (ih > 0) {
-      index_q_ = arena_.take<float>(rows_ * ih * a_.index_channels);
-      add(a_.index_wq_b, low.low(a_.index_wq_b.format), index_q_, ih * a_.index_channels);
+      p_.index_q = arena_.take<float>(rows_ * ih * a_.index_channels);
+      add(a_.index_wq_b, low.low(a_.index_wq_b.format), p_.index_q, ih * a_.index_channels);
     }
-    multiply(pool_, products, arena_);
+    multiply(pool_, products);
   }
 
   // Norms, rotary positions and rounding of everything that has a position.
   void place() {
     const int64_t c = a_.channels, r = a_.rotary, half = r / 2;
     const float eps = layer_.shape.norm_eps;
-    row_bytes_ = entry_bytes(c, r);
-    packed_ = arena_.take<uint8_t>(rows_ * row_bytes_);
-    phases_ = arena_.take<float>(rows_ * r);
+    p_.row_bytes = entry_bytes(c, r);
+    p_.packed = arena_.take<uint8_t>(rows_ * p_.row_bytes);
+    p_.phases = arena_.take<float>(rows_ * r);
     if (a_.index_heads > 0) {
-      query_bytes_ = index_query_bytes(a_.index_heads, a_.index_channels);
-      prepared_ = arena_.take<uint8_t>(rows_ * query_bytes_);
+      p_.query_bytes = index_query_bytes(a_.index_heads, a_.index_channels);
+      p_.prepared = arena_.take<uint8_t>(rows_ * p_.query_bytes);
     }
     pool_.run(rows_, 1, [&](int64_t t, int) {
-      float* cosines = phases_ + t * r;
+      float* cosines = p_.phases + t * r;
       float* sines = cosines + half;
-      phases(pass_.position(t), a_.frequencies, r, cosines, sines);
-      float* kv = kv_ + t * c;
+      phases(pass_.positions[t], a_.frequencies, r, cosines, sines);
+      float* kv = p_.kv + t * c;
       store_precision(kv, c, exact_);
       rms_norm(kv, a_.kv_norm, c, eps, kv);
       store_precision(kv, c, exact_);
       rotate(kv + c - r, r, cosines, sines, false);
-      pack_entry(kv, c, r, packed_ + t * row_bytes_);
+      pack_entry(kv, c, r, p_.packed + t * p_.row_bytes);
       for (int64_t h = 0; h < a_.heads; ++h) {
-        float* q = q_ + (t * a_.heads + h) * c;
+        float* q = p_.q + (t * a_.heads + h) * c;
         store_precision(q, c, exact_);
         rms_norm(q, nullptr, c, eps, q);
         store_precision(q, c, exact_);
@@ -118,7 +115,7 @@ class AttendPass {
   void place_index(int64_t t, const float* cosines, const float* sines) {
     const int64_t ih = a_.index_heads, ic = a_.index_channels, r = a_.rotary;
     for (int64_t h = 0; h < ih; ++h) {
-      float* q = index_q_ + (t * ih + h) * ic;
+      float* q = p_.index_q + (t * ih + h) * ic;
       store_precision(q, ic, exact_);
       rotate(q + ic - r, r, cosines, sines, false);
       store_precision(q, ic, exact_);
@@ -127,139 +124,39 @@ class AttendPass {
       round_key(q, ic);
     }
     const float scale = static_cast<float>(std::pow(ic, -0.5) * std::pow(ih, -0.5));
-    float* w = index_weights_ + t * ih;
+    float* w = p_.index_weights + t * ih;
     store_precision(w, ih, exact_);
     for (int64_t h = 0; h < ih; ++h) w[h] *= scale;
     store_precision(w, ih, exact_);
-    prepare_index_query(index_q_ + t * ih * ic, w, ih, ic, prepared_ + t * query_bytes_);
+    prepare_index_query(p_.index_q + t * ih * ic, w, ih, ic, p_.prepared + t * p_.query_bytes);
   }
 
-  // One sequence's new tokens: close blocks, attend, store the window entries.
-  void attend_segment(const Segment& s) {
-    Scope scope(arena_);
-    const int64_t c = a_.channels;
-    if (a_.ratio > 0) {
-      compress(pool_, a_.compressor, exact_, raw_ + s.row * 2 * a_.compressor.width(), s.start,
-               s.count, s.sequence, state_.tail, state_.entries);
+  // Short segments are a thread's work each, the longest context first; what would leave threads idle
+  // is shared out among all of them, as are long segments.
+  void attend_segments() {
+    std::vector<const Segment*> brief;
+    for (const Segment& s : pass_.segments) {
+      if (s.count <= BRIEF) brief.push_back(&s);
+      else SegmentAttention(layer_, state_, p_, s, pool_, arena_).run();
     }
-    if (a_.index_heads > 0) {
-      compress(pool_, a_.index_compressor, exact_,
-               index_raw_ + s.row * 2 * a_.index_compressor.width(), s.start, s.count, s.sequence,
-               state_.index_tail, state_.keys);
-    }
-    previous_ = std::min(a_.window - 1, s.start);
-    float* window = arena_.take<float>((previous_ + s.count) * c);
-    pool_.run(previous_ + s.count, UNPACKED, [&](int64_t i, int) {
-      const int64_t position = s.start - previous_ + i;
-      const uint8_t* row = i < previous_
-                               ? state_.window.at(s.sequence, position % state_.window.capacity)
-                               : packed_ + (s.row + i - previous_) * row_bytes_;
-      unpack_entry(row, c, a_.rotary, window + i * c);
+    std::sort(brief.begin(), brief.end(), [](const Segment* a, const Segment* b) {
+      return a->start != b->start ? a->start > b->start : a->row < b->row;
     });
-    window_ = window;
-    attend_queries(s);
-    for (int64_t t = std::max<int64_t>(0, s.count - state_.window.capacity); t < s.count; ++t) {
-      std::memcpy(state_.window.at(s.sequence, (s.start + t) % state_.window.capacity),
-                  packed_ + (s.row + t) * row_bytes_, row_bytes_);
-    }
-  }
-
-  void attend_queries(const Segment& s) {
-    const int64_t c = a_.channels;
-    const int64_t stored = a_.ratio > 0 ? (s.start + s.count) / a_.ratio : 0;
-    const bool chooses = a_.index_heads > 0 && stored > a_.topk;
-    // unpack all entries once if the queries would unpack more by themselves
-    const int64_t wanted = chooses ? s.count * a_.topk : s.count * stored;
-    const float* all = nullptr;
-    if (stored > 0 && wanted >= stored) {
-      float* unpacked = arena_.take<float>(stored * c);
-      pool_.run(stored, UNPACKED, [&](int64_t i, int) {
-        unpack_entry(state_.entries.at(s.sequence, i), c, a_.rotary, unpacked + i * c);
-      });
-      all = unpacked;
-    }
-    const int64_t together = chooses ? QUERIES : s.count;
-    for (int64_t first = 0; first < s.count; first += together) {
-      const int64_t last = std::min(s.count, first + together);
-      Scope scope(arena_);
-      const uint16_t* ranks = chooses ? rank(s, first, last) : nullptr;
-      attend_some(s, first, last, ranks, stored, all);
-    }
-  }
-
-  // Ranks of the entries that queries [first, last) see: [queries, stored].
-  const uint16_t* rank(const Segment& s, int64_t first, int64_t last) {
-    const int64_t ih = a_.index_heads, ic = a_.index_channels;
-    const int64_t stored = (s.start + s.count) / a_.ratio, seen = (s.start + last) / a_.ratio;
-    uint16_t* ranks = arena_.take<uint16_t>((last - first) * stored);
-    pool_.run((seen + KEY_RANGE - 1) / KEY_RANGE, 1, [&](int64_t task, int) {
-      const int64_t low = task * KEY_RANGE, count = std::min(KEY_RANGE, seen - low);
-      int64_t visible[QUERIES];
-      for (int64_t t = first; t < last; ++t) {
-        visible[t - first] = std::min(count, (s.start + t + 1) / a_.ratio - low);
-      }
-      index_ranks(prepared_ + (s.row + first) * query_bytes_, last - first, visible, ih, ic,
-                  state_.keys.at(s.sequence, low), count, ranks + low, stored);
+    const int64_t count = static_cast<int64_t>(brief.size()), shared = count % pool_.threads();
+    for (int64_t i = 0; i < shared; ++i) SegmentAttention(layer_, state_, p_, *brief[i], pool_, arena_).run();
+    static Pool alone;  // no threads of its own
+    pool_.run(count - shared, 1, [&](int64_t i, int) {
+      SegmentAttention(layer_, state_, p_, *brief[shared + i], alone, worker_arena()).run();
     });
-    return ranks;
-  }
-
-  void attend_some(const Segment& s, int64_t first, int64_t last, const uint16_t* ranks,
-                   int64_t stored, const float* all) {
-    if (last - first >= pool_.threads()) {
-      pool_.run(last - first, 1, [&](int64_t i, int) {
-        Arena& arena = worker_arena();
-        Scope scope(arena);
-        const auto keys = keys_of(s, first + i, ranks ? ranks + i * stored : nullptr, all, arena);
-        float* q = q_ + (s.row + first + i) * a_.heads * a_.channels;  // the output takes its place
-        attend(q, a_.heads, a_.channels, keys.data, keys.count, a_.sink, exact_, q, arena);
-      });
-      return;
-    }
-    for (int64_t i = 0; i < last - first; ++i) {
-      Scope scope(arena_);
-      const auto keys = keys_of(s, first + i, ranks ? ranks + i * stored : nullptr, all, arena_);
-      float* q = q_ + (s.row + first + i) * a_.heads * a_.channels;
-      attend_together(pool_, q, a_.heads, a_.channels, keys.data, keys.count, a_.sink, exact_, q,
-                      arena_);
-    }
-  }
-
-  struct Keys {
-    const float** data;
-    int64_t count;
-  };
-
-  // What query t of a segment attends to: its window, then its entries in their order.
-  Keys keys_of(const Segment& s, int64_t t, const uint16_t* ranks, const float* all,
-               Arena& arena) const {
-    const int64_t c = a_.channels, position = s.start + t;
-    const int64_t seen = std::min(a_.window, position + 1);
-    const int64_t visible = a_.ratio > 0 ? (position + 1) / a_.ratio : 0;
-    const bool picks = a_.index_heads > 0 && visible > a_.topk;
-    const int64_t entries = picks ? a_.topk : visible;
-    const Keys keys{arena.take<const float*>(seen + entries), seen + entries};
-    for (int64_t i = 0; i < seen; ++i) keys.data[i] = window_ + (previous_ + t - seen + 1 + i) * c;
-    int32_t* chosen = picks ? arena.take<int32_t>(entries) : nullptr;
-    if (picks) top_entries(ranks, visible, a_.topk, chosen);
-    float* unpacked = all == nullptr ? arena.take<float>(entries * c) : nullptr;
-    for (int64_t i = 0; i < entries; ++i) {
-      const int64_t entry = picks ? chosen[i] : i;
-      if (all == nullptr) {
-        unpack_entry(state_.entries.at(s.sequence, entry), c, a_.rotary, unpacked + i * c);
-      }
-      keys.data[seen + i] = all ? all + entry * c : unpacked + i * c;
-    }
-    return keys;
   }
 
   // Heads turned back, then the grouped output projection into y [rows, d].
   void output(float* y) {
     const int64_t c = a_.channels, r = a_.rotary, d = layer_.shape.d;
     pool_.run(rows_, 2, [&](int64_t t, int) {
-      const float* cosines = phases_ + t * r;
+      const float* cosines = p_.phases + t * r;
       for (int64_t h = 0; h < a_.heads; ++h) {
-        float* o = q_ + (t * a_.heads + h) * c;
+        float* o = p_.q + (t * a_.heads + h) * c;
         store_precision(o, c, exact_);
         rotate(o + c - r, r, cosines, cosines + r / 2, true);
         store_precision(o, c, exact_);
@@ -271,16 +168,15 @@ class AttendPass {
     std::vector<Product> products;
     in.reserve(a_.groups);
     for (int64_t g = 0; g < a_.groups; ++g) {  // wo_a's input is not rounded to FP8
-      in.emplace_back(pool_, arena_, q_ + g * columns, rows_, columns, a_.heads * c, false);
+      in.emplace_back(pool_, arena_, p_.q + g * columns, rows_, columns, a_.heads * c, false);
       products.push_back({&a_.wo_a, g * a_.o_rank, (g + 1) * a_.o_rank,
                           in.back().low(a_.wo_a.format), rows_, nullptr, nullptr,
                           low + g * a_.o_rank, wide});
     }
-    multiply(pool_, products, arena_);
+    multiply(pool_, products);
     store_precision(low, rows_ * wide, exact_);
     Inputs out(pool_, arena_, low, rows_, wide, wide, exact_);
-    multiply(pool_, {{&a_.wo_b, 0, d, out.low(a_.wo_b.format), rows_, nullptr, nullptr, y, d}},
-             arena_);
+    multiply(pool_, {{&a_.wo_b, 0, d, out.low(a_.wo_b.format), rows_, nullptr, nullptr, y, d}});
     store_precision(y, rows_ * d, exact_);
   }
 
@@ -292,11 +188,7 @@ class AttendPass {
   Arena& arena_;
   int64_t rows_;
   bool exact_;
-  float *q_ = nullptr, *kv_ = nullptr, *raw_ = nullptr, *phases_ = nullptr;
-  float *index_raw_ = nullptr, *index_weights_ = nullptr, *index_q_ = nullptr;
-  uint8_t *packed_ = nullptr, *prepared_ = nullptr;
-  int64_t row_bytes_ = 0, query_bytes_ = 0, previous_ = 0;
-  const float* window_ = nullptr;
+  Projected p_;
 };
 
 }  // namespace
@@ -305,9 +197,9 @@ void attend_layer(const Layer& layer, const LayerState& state, const Span& span,
   Pool& pool = Pool::instance();
   Arena& arena = caller_arena();
   const int64_t width = layer.shape.streams * layer.shape.d;
-  for (const Pass& pass : passes(span)) {
+  for (const Pass& pass : span.passes) {
     Scope scope(arena);
-    Streams streams(x, pass.first, pass.rows, width, layer.exact, arena);
+    Streams streams(pool, x, pass.sources.data(), pass.rows, width, layer.exact, arena);
     AttendPass(layer, state, pass, pool, arena).run(streams.data());
     streams.write_back();
   }

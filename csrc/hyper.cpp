@@ -99,7 +99,7 @@ void collapse(Pool& pool, const HyperShape& s, const Hyper& w, bool head, const 
   const int64_t out = w.fn.rows, width = hc * s.d;
   const Arranged arranged =
       arrange(pool, x, tokens, width, width, Format::F32, Precision::FULL, arena);
-  multiply(pool, {{&w.fn, 0, out, &arranged, tokens, nullptr, nullptr, coefficients, out}}, arena);
+  multiply(pool, {{&w.fn, 0, out, &arranged, tokens, nullptr, nullptr, coefficients, out}});
   pool.run(tokens, 4, [&](int64_t t, int) {
     const float* rows = x + t * width;
     float* z = coefficients + t * out;

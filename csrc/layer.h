@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "matrix.h"
+#include "span.h"
 
 namespace dsv4 {
 
@@ -86,12 +87,6 @@ struct Store {
 struct LayerState {
   Store<uint8_t> window, entries, keys;
   Store<float> tail, index_tail;  // raw compressor rows: values | scores
-};
-
-// New tokens of sequences that hold `starts` tokens already.
-struct Span {
-  int64_t batch = 0, columns = 0;
-  std::vector<int64_t> starts, lengths;
 };
 
 }  // namespace dsv4

@@ -2,99 +2,65 @@
 
 #include <array>
 
+#include "dot.h"
+
 namespace dsv4::DSV4_ISA {
 namespace {
 
-constexpr int TILE = 4;           // rows of x and rows of w in a register tile
 constexpr int PANEL = 16;         // rows of w unpacked at a time
-constexpr int64_t AHEAD = 4096;   // bytes between what is read and what is asked for
-constexpr int64_t TASK = 524288;   // bytes of weight that one task reads, at least
+constexpr int64_t TASK = 524288;  // bytes of weight that one task reads, at least
 constexpr int64_t SHARES = 16;    // tasks of a large weight for each thread
+constexpr int64_t FEW = 8;        // so many rows of x multiply while w is unpacked
 
-// ---- one row of x: multiply while unpacking -----------------------------------------------------
-
-template <class Row>
-void dot_rows(const Matrix& w, int64_t first, int count, const typename Row::Operand::Type* x,
-              bool scaled, float* y) {
-  using Operand = typename Row::Operand;
-  const int64_t groups = groups_of(w.columns);
-  const auto at = [&](int i) { return first + std::min(i, count - 1); };
-  // named one by one, so that they stay in registers
-  Row row0(w, at(0), scaled), row1(w, at(1), scaled), row2(w, at(2), scaled), row3(w, at(3), scaled);
-  v16 sum0{}, sum1{}, sum2{}, sum3{};
-  using Vector = typename Operand::Vector;
-  // ask memory for rows that come next: whole tiles of rows ahead, AHEAD bytes or a little more
-  const int64_t row_bytes = w.row_bytes(), some = TILE * row_bytes / groups;
-  const int64_t tiles = std::max<int64_t>(AHEAD / (TILE * row_bytes), 1);
-  const uint8_t* next = w.row(first + tiles * TILE);
-  for (int64_t group = 0; group < groups; ++group) {
-    Vector a[Row::VECTORS];
-    for (int v = 0; v < Row::VECTORS; ++v) {
-      a[v] = Operand::read(x + group * GROUP + v * Operand::COUNT);
-    }
-    const uint8_t* wanted = next + group * some;
-    for (int64_t i = 0; i < some; i += 64) __builtin_prefetch(wanted + i);
-    const auto add = [&](Row& row, v16& sum) {
-      Vector out[Row::VECTORS];
-      row.at(group, out);
-      for (int v = 0; v < Row::VECTORS; ++v) sum = Operand::accumulate(sum, a[v], out[v]);
-    };
-    add(row0, sum0);
-    add(row1, sum1);
-    add(row2, sum2);
-    add(row3, sum3);
+// Calls f(shared, first, last) for the rows [first, last) of w in runs that share a block of 128.
+template <class Row, class F>
+void each_block(const Matrix& w, int64_t first, int64_t last, Arena& arena, F&& f) {
+  while (first < last) {
+    const int64_t end = std::min(last, (first / FP8_BLOCK + 1) * FP8_BLOCK);
+    Scope scope(arena);
+    const typename Row::Shared shared(w, first, arena);
+    f(shared, first, end);
+    first = end;
   }
-  const float found[TILE] = {sum(sum0), sum(sum1), sum(sum2), sum(sum3)};
-  std::memcpy(y, found, count * sizeof(float));
+}
+
+// ---- few rows of x: multiply while unpacking -----------------------------------------------------
+
+// T rows of x side by side, group by group: [groups, T, GROUP].
+template <int T, class Type>
+const Type* interleave(const Product& p, int64_t groups, Arena& arena) {
+  const auto row = [&](int t) { return p.x->row<Type>(p.x_rows ? p.x_rows[t] : t); };
+  if (T == 1) return row(0);
+  Type* out = arena.take<Type>(groups * T * GROUP);
+  for (int t = 0; t < T; ++t) {
+    const Type* from = row(t);
+    for (int64_t group = 0; group < groups; ++group) {
+      std::memcpy(out + (group * T + t) * GROUP, from + group * GROUP, GROUP * sizeof(Type));
+    }
+  }
+  return out;
+}
+
+template <class Row, int T>
+void few_product(const Product& p, int64_t first, int64_t last) {
+  Arena& arena = worker_arena();
+  Scope scope(arena);
+  const auto* x = interleave<T, typename Row::Operand::Type>(p, groups_of(p.w->columns), arena);
+  float* y[T];
+  for (int t = 0; t < T; ++t) {
+    y[t] = p.y + (p.y_rows ? p.y_rows[t] : t) * p.y_stride + (first - p.first);
+  }
+  each_block<Row>(*p.w, first, last, arena, [&](const auto& shared, int64_t row, int64_t end) {
+    while (row < end) {
+      const int count = static_cast<int>(std::min<int64_t>(SIDE<T>, end - row));
+      dot_rows<Row, T>(*p.w, row, count, shared, x, y);
+      for (int t = 0; t < T; ++t) y[t] += count;
+      row += count;
+    }
+  });
 }
 
 // ---- many rows of x: unpack a panel, run tiles over it ------------------------------------------
-
-// Sums over lanes of sixteen vectors at once, by the tree of `sum`; v[4·o + t] → y[t][o].
-inline void sum_tile(const v16* v, float y[TILE][TILE]) {
-#if defined(__AVX512F__)
-  const auto fold8 = [](v16 a, v16 b) {
-    const __m512 x = (__m512)a, z = (__m512)b;
-    return _mm512_add_ps(_mm512_shuffle_f32x4(x, z, 0x44), _mm512_shuffle_f32x4(x, z, 0xEE));
-  };
-  const auto fold4 = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
-  };
-  __m512 q[4];
-  for (int o = 0; o < 4; ++o) {  // four lanes of each t
-    q[o] = fold4(fold8(v[4 * o], v[4 * o + 1]), fold8(v[4 * o + 2], v[4 * o + 3]));
-  }
-  const auto fold2 = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
-  };
-  const __m512 h0 = fold2(q[0], q[1]), h1 = fold2(q[2], q[3]);
-  const __m512 all =
-      _mm512_add_ps(_mm512_shuffle_ps(h0, h1, 0x88), _mm512_shuffle_ps(h0, h1, 0xDD));
-  _mm512_storeu_ps(&y[0][0], all);  // 128-bit lane t holds o = 0 … 3
-#else
-  for (int o = 0; o < TILE; ++o) {
-    for (int t = 0; t < TILE; ++t) y[t][o] = sum(v[4 * o + t]);
-  }
-#endif
-}
-
-template <class Operand>
-inline void tile(const typename Operand::Type* const x[TILE],
-                 const typename Operand::Type* w, int64_t stride, int64_t places,
-                 float y[TILE][TILE]) {
-  v16 sums[TILE * TILE] = {};
-  for (int64_t k = 0; k < places; k += Operand::COUNT) {
-    typename Operand::Vector a[TILE];
-    for (int t = 0; t < TILE; ++t) a[t] = Operand::read(x[t] + k);
-    for (int o = 0; o < TILE; ++o) {
-      const auto b = Operand::read(w + o * stride + k);
-      for (int t = 0; t < TILE; ++t) {
-        sums[4 * o + t] = Operand::accumulate(sums[4 * o + t], a[t], b);
-      }
-    }
-  }
-  sum_tile(sums, y);
-}
 
 template <class Row>
 void panel_product(const Product& p, int64_t first, int64_t last) {
@@ -102,20 +68,9 @@ void panel_product(const Product& p, int64_t first, int64_t last) {
   using Type = typename Operand::Type;
   Arena& arena = worker_arena();
   Scope scope(arena);
-  const int64_t groups = groups_of(p.w->columns), places = groups * GROUP;
+  const int64_t places = groups_of(p.w->columns) * GROUP;
   Type* panel = arena.take<Type>(PANEL * places);
-  for (int64_t row = first; row < last; row += PANEL) {
-    const int rows = static_cast<int>(std::min<int64_t>(PANEL, last - row));
-    for (int i = 0; i < (rows + TILE - 1) / TILE * TILE; ++i) {
-      Row reader(*p.w, row + std::min(i, rows - 1), true);
-      for (int64_t group = 0; group < groups; ++group) {
-        typename Operand::Vector out[Row::VECTORS];
-        reader.at(group, out);
-        for (int v = 0; v < Row::VECTORS; ++v) {
-          Operand::write(panel + i * places + group * GROUP + v * Operand::COUNT, out[v]);
-        }
-      }
-    }
+  const auto multiply_panel = [&](int64_t row, int rows) {
     for (int64_t t = 0; t < p.count; t += TILE) {
       const int tokens = static_cast<int>(std::min<int64_t>(TILE, p.count - t));
       const Type* x[TILE];
@@ -132,31 +87,36 @@ void panel_product(const Product& p, int64_t first, int64_t last) {
         for (int i = 0; i < tokens; ++i) std::memcpy(y[i] + o, out[i], width * sizeof(float));
       }
     }
-  }
+  };
+  each_block<Row>(*p.w, first, last, arena, [&](const auto& shared, int64_t row, int64_t end) {
+    for (; row < end; row += PANEL) {
+      const int rows = static_cast<int>(std::min<int64_t>(PANEL, end - row));
+      for (int i = 0; i < rows; i += TILE) {
+        unpack_rows<Row>(*p.w, row + i, std::min(TILE, rows - i), shared, panel + i * places);
+      }
+      multiply_panel(row, rows);
+    }
+  });
 }
 
 // ---- one product's share of a region -------------------------------------------------------------
 
 template <class Row>
-void share(const Product& p, const void* scaled, int64_t first, int64_t last) {
-  if (p.count != 1) return panel_product<Row>(p, first, last);
-  using Type = typename Row::Operand::Type;
-  const Type* x = p.x->row<Type>(p.x_rows ? p.x_rows[0] : 0);
-  float* y = p.y + (p.y_rows ? p.y_rows[0] : 0) * p.y_stride;
-  for (int64_t row = first; row < last;) {
-    int64_t end = std::min<int64_t>(row + TILE, last);
-    const Type* operands = x;
-    if (scaled != nullptr) {  // rows of one call share a block
-      const int64_t block = row / FP8_BLOCK;
-      end = std::min(end, (block + 1) * FP8_BLOCK);
-      operands = static_cast<const Type*>(scaled) + (block - p.first / FP8_BLOCK) * p.x->stride;
-    }
-    dot_rows<Row>(*p.w, row, static_cast<int>(end - row), operands, false, y + (row - p.first));
-    row = end;
+void share(const Product& p, int64_t first, int64_t last) {
+  switch (p.count) {
+    case 1: return few_product<Row, 1>(p, first, last);
+    case 2: return few_product<Row, 2>(p, first, last);
+    case 3: return few_product<Row, 3>(p, first, last);
+    case 4: return few_product<Row, 4>(p, first, last);
+    case 5: return few_product<Row, 5>(p, first, last);
+    case 6: return few_product<Row, 6>(p, first, last);
+    case 7: return few_product<Row, 7>(p, first, last);
+    case FEW: return few_product<Row, FEW>(p, first, last);
+    default: return panel_product<Row>(p, first, last);
   }
 }
 
-using Share = void (*)(const Product&, const void*, int64_t, int64_t);
+using Share = void (*)(const Product&, int64_t, int64_t);
 
 Share share_of(Format format, Precision precision) {
   switch (format) {
@@ -169,10 +129,8 @@ Share share_of(Format format, Precision precision) {
 }
 
 // One row of floats as operands, in the order in which Row delivers columns; zeros at the end.
-// `scale`: a factor for each 128 columns.
 template <class Row>
-void lay_out(const float* x, int64_t columns, const float* scale,
-             typename Row::Operand::Type* out) {
+void lay_out(const float* x, int64_t columns, typename Row::Operand::Type* out) {
   for (int64_t group = 0; group < groups_of(columns); ++group, out += GROUP) {
     const float* from = x + group * GROUP;
     float padded[GROUP];
@@ -181,7 +139,6 @@ void lay_out(const float* x, int64_t columns, const float* scale,
       std::memcpy(padded, from, (columns - group * GROUP) * sizeof(float));
       from = padded;
     }
-    const float factor = scale == nullptr ? 1.0f : scale[group * GROUP / FP8_BLOCK];
 #if DSV4_DOT_BF16
     if constexpr (sizeof(*out) == 2) {
       static const auto order = [] {
@@ -190,7 +147,7 @@ void lay_out(const float* x, int64_t columns, const float* scale,
         return found;
       }();
       const auto pair = [&](int64_t i) {
-        const v16 first = load(from + i) * factor, second = load(from + i + LANES) * factor;
+        const v16 first = load(from + i), second = load(from + i + LANES);
         return (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
       };
       const __m512i low = pair(0), high = pair(32);
@@ -201,7 +158,7 @@ void lay_out(const float* x, int64_t columns, const float* scale,
       continue;
     }
 #endif
-    for (int64_t i = 0; i < GROUP; ++i) out[i] = from[Row::column(i)] * factor;
+    for (int64_t i = 0; i < GROUP; ++i) out[i] = from[Row::column(i)];
   }
 }
 
@@ -209,25 +166,9 @@ template <class Row>
 void lay_out_rows(Pool& pool, const Arranged& to, void* data) {
   using Type = typename Row::Operand::Type;
   pool.run(to.rows, 8, [&](int64_t r, int) {
-    lay_out<Row>(to.source + r * to.source_stride, to.columns, nullptr,
+    lay_out<Row>(to.source + r * to.source_stride, to.columns,
                  static_cast<Type*>(data) + r * to.stride);
   });
-}
-
-// FP8 weights, one row of x: x times the scales of each 128-row block of w, [blocks, stride].
-const void* scale_activations(const Product& p, Arena& arena) {
-  const Arranged& x = *p.x;
-  const float* source = x.source + (p.x_rows ? p.x_rows[0] : 0) * x.source_stride;
-  const int64_t first = p.first / FP8_BLOCK, blocks = (p.last - 1) / FP8_BLOCK - first + 1;
-  Low* out = arena.take<Low>(blocks * x.stride);
-  for (int64_t b = 0; b < blocks; ++b) {
-    lay_out<Fp8Row>(source, x.columns, p.w->row_fp8_scale((first + b) * FP8_BLOCK),
-                    out + b * x.stride);
-    if (sizeof(Low) == 4) {
-      store_precision(reinterpret_cast<float*>(out + b * x.stride), x.stride, true);
-    }
-  }
-  return out;
 }
 
 }  // namespace
@@ -258,23 +199,19 @@ Arranged arrange(Pool& pool, const float* x, int64_t rows, int64_t columns, int6
   return found;
 }
 
-void multiply(Pool& pool, const std::vector<Product>& products, Arena& arena) {
+void multiply(Pool& pool, const std::vector<Product>& products) {
   struct Task {
     int32_t product;
     int32_t first, last;
   };
-  Scope scope(arena);
   static thread_local std::vector<Task> tasks;
-  static thread_local std::vector<const void*> scaled;
   tasks.clear();
-  scaled.assign(products.size(), nullptr);
   for (size_t i = 0; i < products.size(); ++i) {
     const Product& p = products[i];
     if (p.count == 0 || p.first == p.last) continue;
-    if (p.count == 1 && p.w->format == Format::FP8) scaled[i] = scale_activations(p, arena);
     const int64_t bytes = std::max<int64_t>(p.w->row_bytes(), 1), total = p.last - p.first;
     int64_t rows = PANEL;
-    if (p.count == 1) {  // long runs, so that memory is asked for in time; enough of them to share
+    if (p.count <= FEW) {  // long runs, so that memory is asked for in time; enough of them to share
       rows = std::max(TASK / bytes, total / (pool.threads() * SHARES)) / TILE * TILE;
       rows = std::min(rows, (total / pool.threads() + TILE - 1) / TILE * TILE);
     }
@@ -284,13 +221,11 @@ void multiply(Pool& pool, const std::vector<Product>& products, Arena& arena) {
                        static_cast<int32_t>(std::min(row + rows, p.last))});
     }
   }
-  // the caller's vectors, since a worker has thread_local ones of its own
-  const Task* list = tasks.data();
-  const void* const* operands = scaled.data();
+  const Task* list = tasks.data();  // the caller's, since a worker has a thread_local one of its own
   pool.run(static_cast<int64_t>(tasks.size()), 1, [&](int64_t task, int) {
     const Task& t = list[task];
     const Product& p = products[t.product];
-    share_of(p.w->format, p.x->precision)(p, operands[t.product], t.first, t.last);
+    share_of(p.w->format, p.x->precision)(p, t.first, t.last);
   });
 }
 

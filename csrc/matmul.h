@@ -1,9 +1,8 @@
 // y[t, o] = Σ_k x[t, k] · w[o, k] for packed w, many products in one parallel region.
 //
-// One order of summation for any number of rows: lane l adds its columns of each group in turn,
-// then the lanes are added in a tree. A single row multiplies while it unpacks; more rows unpack
-// sixteen weight rows into a panel and run 4 × 4 tiles over it. Both add the same numbers in the
-// same order, so a row's result does not depend on the rows beside it.
+// Up to eight rows multiply while the weight unpacks (dot.h); more rows unpack sixteen weight rows into
+// a panel and run 4 × 4 tiles over it. Both add the same numbers in the same order, so a row's result
+// does not depend on the rows beside it.
 #pragma once
 
 #include <vector>
@@ -46,6 +45,6 @@ struct Product {
   int64_t y_stride = 0;
 };
 
-void multiply(Pool& pool, const std::vector<Product>& products, Arena& arena);
+void multiply(Pool& pool, const std::vector<Product>& products);
 
 }  // namespace dsv4::DSV4_ISA

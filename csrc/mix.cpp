@@ -6,10 +6,10 @@
 // Each (token, choice) is a slot with rows of its own; slots are added in the order of the choice,
 // so a token's sum does not depend on its neighbours.
 #include <cmath>
+#include <numeric>
 
 #include "hyper.h"
 #include "inputs.h"
-#include "passes.h"
 #include "residency.h"
 #include "streams.h"
 #include "sublayers_isa.h"
@@ -76,14 +76,13 @@ void gate_product(float* up1, const float* up3, int64_t n, float limit, float p)
 }
 
 // The products of a layer's experts; where not all may be in memory, as many at a time as fit.
-void multiply_experts(Pool& pool, Residency* residency, const std::vector<Product>& products,
-                      Arena& arena) {
-  if (residency == nullptr) return multiply(pool, products, arena);
+void multiply_experts(Pool& pool, Residency* residency, const std::vector<Product>& products) {
+  if (residency == nullptr) return multiply(pool, products);
   std::vector<int32_t> units;
   for (const Product& p : products) units.push_back(p.w->unit);
   for (size_t first = 0, last; first < products.size(); first = last) {
     last = first + residency->admit(&units[first], units.size() - first);
-    multiply(pool, {products.begin() + first, products.begin() + last}, arena);
+    multiply(pool, {products.begin() + first, products.begin() + last});
   }
 }
 
@@ -109,12 +108,12 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
   };
   multiply(pool, {whole(m.gate, in.full(m.gate.format), scores),
                   whole(m.shared1, in.low(m.shared1.format), shared1),
-                  whole(m.shared3, in.low(m.shared3.format), shared3)}, arena);
+                  whole(m.shared3, in.low(m.shared3.format), shared3)});
 
   int32_t* experts = arena.take<int32_t>(rows * k);
   float* weights = arena.take<float>(rows * k);
   pool.run(rows, 2, [&](int64_t t, int) {
-    route(m, scores + t * m.experts, ids[pass.first + t], experts + t * k, weights + t * k);
+    route(m, scores + t * m.experts, ids[pass.sources[t]], experts + t * k, weights + t * k);
   });
   const Grouping g = group(experts, rows, k, m.experts);
   const auto each = [&](auto&& add) {
@@ -128,7 +127,7 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
       products.push_back({w, 0, inner, in.low(w->format), count, tokens, slots, y, inner});
     }
   });
-  multiply_experts(pool, m.residency, products, arena);
+  multiply_experts(pool, m.residency, products);
 
   pool.run(rows * k + rows, 16, [&](int64_t slot, int) {
     const float p = slot < rows * k ? weights[slot] : 1.0f;
@@ -145,7 +144,7 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
         {&m.w2[e], 0, d, routed.low(m.w2[e].format), count, slots, slots, out, d});
   });
   products.push_back(whole(m.shared2, shared.low(m.shared2.format), out + rows * k * d));
-  multiply_experts(pool, m.residency, products, arena);
+  multiply_experts(pool, m.residency, products);
 
   pool.run(rows, 4, [&](int64_t t, int) {
     const float* slots = out + t * k * d;
@@ -167,9 +166,9 @@ void mix_layer(const Layer& layer, const Span& span, const int64_t* ids, void* x
   Pool& pool = Pool::instance();
   Arena& arena = caller_arena();
   const int64_t width = layer.shape.streams * layer.shape.d;
-  for (const Pass& pass : passes(span)) {
+  for (const Pass& pass : span.passes) {
     Scope scope(arena);
-    Streams streams(x, pass.first, pass.rows, width, layer.exact, arena);
+    Streams streams(pool, x, pass.sources.data(), pass.rows, width, layer.exact, arena);
     mix_pass(layer, pass, ids, streams.data(), pool, arena);
     streams.write_back();
   }
@@ -182,7 +181,9 @@ void head_logits(const Head& head, const void* x, int64_t tokens, float* logits)
   for (int64_t first = 0; first < tokens; first += ROWS) {
     Scope scope(arena);
     const int64_t rows = std::min(ROWS, tokens - first);
-    Streams streams(const_cast<void*>(x), first, rows, width, head.exact, arena);
+    int64_t* sources = arena.take<int64_t>(rows);
+    std::iota(sources, sources + rows, first);
+    Streams streams(pool, const_cast<void*>(x), sources, rows, width, head.exact, arena);
     float* coefficients = arena.take<float>(rows * hc);
     float* u = arena.take<float>(rows * d);
     collapse(pool, head.shape, head.hyper, true, streams.data(), rows, coefficients, u, arena);
@@ -190,7 +191,7 @@ void head_logits(const Head& head, const void* x, int64_t tokens, float* logits)
     Inputs in(pool, arena, u, rows, d, d, false);
     const int64_t vocabulary = head.weight.rows;
     multiply(pool, {{&head.weight, 0, vocabulary, in.full(head.weight.format), rows, nullptr,
-                     nullptr, logits + first * vocabulary, vocabulary}}, arena);
+                     nullptr, logits + first * vocabulary, vocabulary}});
   }
 }
 

@@ -256,11 +256,8 @@ NB_MODULE(_native, m) {
       }, nb::arg("x"), nb::arg("y"), nb::arg("low"));
 
   nb::class_<Span>(m, "Span")
-      .def("__init__", [](Span* span, int64_t columns, std::vector<int64_t> starts,
-                          std::vector<int64_t> lengths) {
-        new (span) Span{static_cast<int64_t>(starts.size()), columns, std::move(starts),
-                        std::move(lengths)};
-      });
+      .def(nb::init<int64_t, const std::vector<int64_t>&, const std::vector<int64_t>&>(),
+           nb::arg("columns"), nb::arg("starts"), nb::arg("lengths"));
 
   nb::class_<OwnedState>(m, "LayerState")
       .def(nb::init<Bytes, std::optional<Bytes>, std::optional<Floats>, std::optional<Bytes>,

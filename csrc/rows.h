@@ -3,14 +3,15 @@
 // Each reader names the operand type it multiplies in (`Operand`: bfloat16 bits where the machine
 // has a bfloat16 dot product, else float), the order in which it delivers a group's columns, and
 // `at(group, out)`: VECTORS vectors of operands. Activations are laid in the same order by
-// `arrange`, so no column is ever moved back. FP8 scales are left to the caller when `scaled` is
-// false: they are constant over 128 columns and can ride on the activations instead.
+// `arrange`, so no column is ever moved back. A reader begins with what rows share that lie in the
+// same 128 (`Shared`): FP8's tables with the scales folded in.
 #pragma once
 
 #include <algorithm>
 
 #include "matrix.h"
 #include "numeric.h"
+#include "scratch.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && defined(__AVX512BW__)
 #define DSV4_DOT_BF16 1
@@ -62,20 +63,29 @@ inline Low to_low(float x) {
 
 // ---- readers -----------------------------------------------------------------------------------
 
+struct Nothing {
+  Nothing(const Matrix&, int64_t, Arena&) {}
+};
+
 // float32 weight, float32 product.
 struct F32Row {
   using Operand = FloatOperand;
+  using Shared = Nothing;
   static constexpr int VECTORS = 4;
   const float* data;
   int64_t columns;
-  F32Row(const Matrix& w, int64_t r, bool)
+  F32Row(const Matrix& w, int64_t r, const Nothing&)
       : data(reinterpret_cast<const float*>(w.row(r))), columns(w.columns) {}
-  void at(int64_t group, v16* out) const {
-    const int64_t first = group * GROUP;
-    for (int i = 0; i < VECTORS; ++i) {
-      const int64_t left = columns - first - i * LANES;
-      const float* p = data + first + i * LANES;
-      out[i] = left >= LANES ? load(p) : left > 0 ? load_part(p, left) : zero();
+  DSV4_INLINE void at(int64_t group, v16* out) const {
+    const float* p = data + group * GROUP;
+    const int64_t left = columns - group * GROUP;
+    for (int i = 0; i < VECTORS; ++i, p += LANES) {
+      if (left >= GROUP) {
+        out[i] = load(p);
+      } else {
+        const int64_t some = std::min<int64_t>(left - i * LANES, LANES);
+        out[i] = some > 0 ? load_part(p, some) : zero();
+      }
     }
   }
   static int64_t column(int64_t place) { return place; }
@@ -84,19 +94,21 @@ struct F32Row {
 // bfloat16 weight, float32 product: even columns of 32, then odd ones.
 struct Bf16AsFloatRow {
   using Operand = FloatOperand;
+  using Shared = Nothing;
   static constexpr int VECTORS = 4;
   const uint16_t* data;
   int64_t columns;
-  Bf16AsFloatRow(const Matrix& w, int64_t r, bool)
+  Bf16AsFloatRow(const Matrix& w, int64_t r, const Nothing&)
       : data(reinterpret_cast<const uint16_t*>(w.row(r))), columns(w.columns) {}
-  void at(int64_t group, v16* out) const {
+  DSV4_INLINE void at(int64_t group, v16* out) const {
+    const int64_t left = columns - group * GROUP;
     for (int i = 0; i < 2; ++i) {
-      const int64_t first = group * GROUP + 32 * i, left = columns - first;
+      const uint16_t* p = data + group * GROUP + 32 * i;
       u16 pairs{};
-      if (left >= 32) {
-        std::memcpy(&pairs, data + first, 64);
-      } else if (left > 0) {
-        std::memcpy(&pairs, data + first, left * 2);
+      if (left >= GROUP) {
+        std::memcpy(&pairs, p, 64);
+      } else if (left > 32 * i) {
+        std::memcpy(&pairs, p, std::min<int64_t>(left - 32 * i, 32) * 2);
       }
       out[2 * i] = bits<v16>(pairs << 16);
       out[2 * i + 1] = bits<v16>(pairs & 0xFFFF0000u);
@@ -119,11 +131,12 @@ inline __m512i load_bytes(const uint8_t* p, int64_t left) {
 // bfloat16 weight, bfloat16 product, columns as they stand.
 struct Bf16Row {
   using Operand = Bf16Operand;
+  using Shared = Nothing;
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   int64_t bytes;
-  Bf16Row(const Matrix& w, int64_t r, bool) : data(w.row(r)), bytes(2 * w.columns) {}
-  void at(int64_t group, __m512i* out) const {
+  Bf16Row(const Matrix& w, int64_t r, const Nothing&) : data(w.row(r)), bytes(2 * w.columns) {}
+  DSV4_INLINE void at(int64_t group, __m512i* out) const {
     const int64_t first = group * 128;
     out[0] = load_bytes(data + first, bytes - first);
     out[1] = load_bytes(data + first + 64, bytes - first - 64);
@@ -132,13 +145,12 @@ struct Bf16Row {
 };
 
 // E4M3 → bfloat16: both bytes by table, the sign on top; words are unpacked within 16-byte lanes.
+// A scale adds to the exponents of all values but zero and NaN.
 struct Fp8Tables {
-  alignas(64) uint8_t low[128], high[128];
+  alignas(64) uint16_t values[128];
   Fp8Tables() {
     for (int code = 0; code < 128; ++code) {
-      const uint16_t value = to_bf16(decode_e4m3(static_cast<uint8_t>(code)));
-      low[code] = static_cast<uint8_t>(value);
-      high[code] = static_cast<uint8_t>(value >> 8);
+      values[code] = to_bf16(decode_e4m3(static_cast<uint8_t>(code)));
     }
   }
 };
@@ -147,37 +159,42 @@ inline const Fp8Tables FP8_TABLES;
 struct Fp8Row {
   using Operand = Bf16Operand;
   static constexpr int VECTORS = 2;
-  const uint8_t* data;
-  const float* scale;
+  // For each 128 columns the low bytes of 128 values, then the high ones.
+  struct Shared {
+    uint8_t* tables;
+    Shared(const Matrix& w, int64_t r, Arena& arena) {
+      const int64_t blocks = (w.columns + FP8_BLOCK - 1) / FP8_BLOCK;
+      tables = arena.take<uint8_t>(blocks * 256);
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int e = static_cast<int>(bits<uint32_t>(w.row_fp8_scale(r)[block]) >> 23) - 127;
+        const __m512i step = _mm512_set1_epi16(static_cast<short>(e * 128));
+        for (int i = 0; i < 4; ++i) {
+          const __m512i values = _mm512_load_si512(FP8_TABLES.values + 32 * i);
+          const __mmask32 scales = i == 0 ? ~1u : i == 3 ? ~0u >> 1 : ~0u;
+          const __m512i scaled = _mm512_mask_add_epi16(values, scales, values, step);
+          uint8_t* to = tables + 256 * block + 32 * i;
+          _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi16_epi8(scaled));
+          _mm256_storeu_si256((__m256i*)(to + 128),
+                              _mm512_cvtepi16_epi8(_mm512_srli_epi16(scaled, 8)));
+        }
+      }
+    }
+  };
+  const uint8_t *data, *tables;
   int64_t columns;
-  bool scaled;
-  __m512i low0, low1, high0, high1;
-  Fp8Row(const Matrix& w, int64_t r, bool scaled)
-      : data(w.row(r)), scale(w.row_fp8_scale(r)), columns(w.columns), scaled(scaled) {
-    low0 = _mm512_load_si512(FP8_TABLES.low);
-    low1 = _mm512_load_si512(FP8_TABLES.low + 64);
-    high0 = _mm512_load_si512(FP8_TABLES.high);
-    high1 = _mm512_load_si512(FP8_TABLES.high + 64);
-  }
-  void at(int64_t group, __m512i* out) const {
+  Fp8Row(const Matrix& w, int64_t r, const Shared& shared)
+      : data(w.row(r)), tables(shared.tables), columns(w.columns) {}
+  DSV4_INLINE void at(int64_t group, __m512i* out) const {
     const __m512i codes = load_bytes(data + group * GROUP, columns - group * GROUP);
-    const __m512i low = _mm512_permutex2var_epi8(low0, codes, low1);
-    __m512i high = _mm512_permutex2var_epi8(high0, codes, high1);
+    const uint8_t* t = tables + group * GROUP / FP8_BLOCK * 256;
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(t), codes,
+                                                 _mm512_load_si512(t + 64));
+    __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(t + 128), codes,
+                                            _mm512_load_si512(t + 192));
     const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
     high = _mm512_ternarylogic_epi32(high, codes, sign, 0xF8);  // high | (codes & sign)
     out[0] = _mm512_unpacklo_epi8(low, high);
     out[1] = _mm512_unpackhi_epi8(low, high);
-    if (scaled) {
-      const int e = static_cast<int>(bits<uint32_t>(scale[group * GROUP / FP8_BLOCK]) >> 23) - 127;
-      const __m512i step = _mm512_set1_epi16(static_cast<short>(e * 128));
-      for (int i = 0; i < 2; ++i) {
-        // all but zero and NaN, whose exponents stay
-        const __m512i less = _mm512_sub_epi16(
-            _mm512_and_si512(out[i], _mm512_set1_epi16(0x7FFF)), _mm512_set1_epi16(1));
-        const __mmask32 scales = _mm512_cmplt_epu16_mask(less, _mm512_set1_epi16(0x7F7F));
-        out[i] = _mm512_mask_add_epi16(out[i], scales, out[i], step);
-      }
-    }
   }
   static int64_t column(int64_t place) {
     const int64_t in = place % 64, vector = in / 32, word = in % 32;
@@ -196,19 +213,20 @@ inline const Fp4Tables FP4_TABLES;
 
 struct Fp4Row {
   using Operand = Bf16Operand;
+  using Shared = Nothing;
   static constexpr int VECTORS = 2;
   const uint8_t* data;
   const uint8_t* scale;
   int64_t columns;
   __m512i table, upper;
   __m512i exponents, places;  // of the sixteen groups that `at` is among
-  Fp4Row(const Matrix& w, int64_t r, bool)
+  Fp4Row(const Matrix& w, int64_t r, const Nothing&)
       : data(w.row(r)), scale(w.row_fp4_scale(r)), columns(w.columns) {
     table = _mm512_load_si512(FP4_TABLES.values);
     upper = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xFFFF0000u, 16);
   }
   // Groups are asked for one after another, from the first.
-  void at(int64_t group, __m512i* out) {
+  DSV4_INLINE void at(int64_t group, __m512i* out) {
     if (group % 16 == 0) next_scales(group);
     const uint8_t* p = data + group * (GROUP / 2);
     const bool half = columns - group * GROUP < GROUP;
@@ -224,7 +242,7 @@ struct Fp4Row {
     out[1] = _mm512_permutexvar_epi16(second, scaled);
   }
   // Exponents of 32 blocks; words 0–15 of a table take a group's first one, 16–31 its second.
-  void next_scales(int64_t group) {
+  DSV4_INLINE void next_scales(int64_t group) {
     const int64_t left = columns / FP4_BLOCK - 2 * group;
     const __mmask32 some = left >= 32 ? 0xFFFFFFFFu : (1u << left) - 1;
     const __m256i bytes = _mm256_maskz_loadu_epi8(some, scale + 2 * group);
@@ -247,16 +265,16 @@ struct Bf16Row : Bf16AsFloatRow {
 
 struct Fp8Row {
   using Operand = FloatOperand;
+  using Shared = Nothing;
   static constexpr int VECTORS = 4;
   const uint8_t* data;
   const float* scale;
   int64_t columns;
-  bool scaled;
-  Fp8Row(const Matrix& w, int64_t r, bool scaled)
-      : data(w.row(r)), scale(w.row_fp8_scale(r)), columns(w.columns), scaled(scaled) {}
-  void at(int64_t group, v16* out) const {
+  Fp8Row(const Matrix& w, int64_t r, const Nothing&)
+      : data(w.row(r)), scale(w.row_fp8_scale(r)), columns(w.columns) {}
+  DSV4_INLINE void at(int64_t group, v16* out) const {
     typedef uint8_t b16 __attribute__((vector_size(16)));
-    const float factor = scaled ? scale[group * GROUP / FP8_BLOCK] : 1.0f;
+    const float factor = scale[group * GROUP / FP8_BLOCK];
     for (int i = 0; i < VECTORS; ++i) {
       const int64_t first = group * GROUP + i * LANES;
       const int64_t count = std::min<int64_t>(LANES, columns - first);
@@ -271,13 +289,14 @@ struct Fp8Row {
 
 struct Fp4Row {
   using Operand = FloatOperand;
+  using Shared = Nothing;
   static constexpr int VECTORS = 4;
   const uint8_t* data;
   const uint8_t* scale;
   int64_t columns;
-  Fp4Row(const Matrix& w, int64_t r, bool)
+  Fp4Row(const Matrix& w, int64_t r, const Nothing&)
       : data(w.row(r)), scale(w.row_fp4_scale(r)), columns(w.columns) {}
-  void at(int64_t group, v16* out) const {
+  DSV4_INLINE void at(int64_t group, v16* out) const {
     typedef uint8_t b16 __attribute__((vector_size(16)));
     for (int block = 0; block < 2; ++block) {
       if (group * GROUP + block * FP4_BLOCK >= columns) {

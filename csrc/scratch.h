@@ -81,5 +81,9 @@ inline Arena& worker_arena() {
   thread_local Arena arena;
   return arena;
 }
+inline Arena& caller_arena() {
+  thread_local Arena arena;
+  return arena;
+}
 
 }  // namespace dsv4

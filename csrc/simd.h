@@ -10,6 +10,9 @@
 #include <immintrin.h>
 #endif
 
+// For what innermost loops call: a real call there would keep every vector in memory.
+#define DSV4_INLINE __attribute__((always_inline))
+
 namespace dsv4::DSV4_ISA {
 
 constexpr int LANES = 16;

@@ -1,4 +1,4 @@
-// Residual streams as floats: in place where they are float32, through a copy where bfloat16.
+// Residual streams as floats: in place where they are float32 and lie together, else through a copy.
 #pragma once
 
 #include "entries.h"
@@ -9,26 +9,49 @@ namespace dsv4::DSV4_ISA {
 
 class Streams {
  public:
-  Streams(void* x, int64_t first, int64_t rows, int64_t width, bool exact, Arena& arena)
-      : count_(rows * width) {
-    if (!exact) {
-      data_ = static_cast<float*>(x) + first * width;
+  // Row r of `rows` lies in row sources[r] of x [.., width].
+  Streams(Pool& pool, void* x, const int64_t* sources, int64_t rows, int64_t width, bool exact,
+          Arena& arena)
+      : pool_(pool), x_(x), sources_(sources), rows_(rows), width_(width), exact_(exact) {
+    if (!exact && sources[rows - 1] - sources[0] == rows - 1) {
+      data_ = static_cast<float*>(x) + sources[0] * width;
       return;
     }
-    stored_ = static_cast<uint16_t*>(x) + first * width;
-    data_ = arena.take<float>(count_);
-    for (int64_t i = 0; i < count_; ++i) data_[i] = from_bf16(stored_[i]);
+    copied_ = true;
+    data_ = arena.take<float>(rows * width);
+    pool.run(rows, COPIES, [&](int64_t r, int) {
+      float* row = data_ + r * width_;
+      if (!exact_) {
+        std::memcpy(row, floats(r), width_ * sizeof(float));
+      } else {
+        for (int64_t i = 0; i < width_; ++i) row[i] = from_bf16(halves(r)[i]);
+      }
+    });
   }
   float* data() { return data_; }
   void write_back() {
-    if (stored_ == nullptr) return;
-    for (int64_t i = 0; i < count_; ++i) stored_[i] = to_bf16(data_[i]);
+    if (!copied_) return;
+    pool_.run(rows_, COPIES, [&](int64_t r, int) {
+      const float* row = data_ + r * width_;
+      if (!exact_) {
+        std::memcpy(floats(r), row, width_ * sizeof(float));
+      } else {
+        for (int64_t i = 0; i < width_; ++i) halves(r)[i] = to_bf16(row[i]);
+      }
+    });
   }
 
  private:
-  int64_t count_;
+  static constexpr int64_t COPIES = 16;  // rows that are not worth a second thread
+  float* floats(int64_t r) const { return static_cast<float*>(x_) + sources_[r] * width_; }
+  uint16_t* halves(int64_t r) const { return static_cast<uint16_t*>(x_) + sources_[r] * width_; }
+
+  Pool& pool_;
+  void* x_;
+  const int64_t* sources_;
+  int64_t rows_, width_;
+  bool exact_, copied_ = false;
   float* data_ = nullptr;
-  uint16_t* stored_ = nullptr;
 };
 
 // u → RMSNorm(u) in place, each rounded to the storage precision.

@@ -1,7 +1,6 @@
 // The kernels of the instruction set that this file is compiled for.
 #include "hyper.h"
 #include "inputs.h"
-#include "passes.h"
 #include "sparse.h"
 #include "sublayers_isa.h"
 
@@ -17,7 +16,7 @@ void multiply_rows(const Matrix& w, const float* x, int64_t rows, bool low, floa
   Pool& pool = Pool::instance();
   Inputs in(pool, arena, x, rows, w.columns, w.columns, false);
   const Arranged* a = low ? in.low(w.format) : in.full(w.format);
-  multiply(pool, {{&w, 0, w.rows, a, rows, nullptr, nullptr, y, w.rows}}, arena);
+  multiply(pool, {{&w, 0, w.rows, a, rows, nullptr, nullptr, y, w.rows}});
 }
 
 void attend_keys(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,

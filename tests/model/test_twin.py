@@ -109,6 +109,26 @@ def test_ragged_batches_equal_each_sequence_alone(model, ids, whole):
     assert torch.equal(step[0, 0], whole[0, 140]) and torch.equal(step[2, 0], whole[2, 50])
 
 
+def test_a_prefill_beside_decoding_equals_each_alone(model, make_ids):
+    """Nine sequences: one feeds 260 tokens, six one token each, one none, one 256 of its own."""
+    ids = make_ids(9, 560).cpu()
+    lengths = [260, 1, 1, 1, 0, 1, 1, 1, 256]  # more than one pass takes
+    before = [300, 5, 130, 64, 3, 127, 0, 90, 0]
+    cache = model.new_cache(9)
+    with torch.inference_mode():
+        whole = [
+            model(row[: seen + n].unsqueeze(0))[0, seen:]
+            for row, seen, n in zip(ids, before, lengths, strict=True)
+        ]
+        model(ids[:, :300], cache, before)
+        mixed = torch.zeros(9, 260, dtype=torch.int64)
+        for b, (seen, n) in enumerate(zip(before, lengths, strict=True)):
+            mixed[b, :n] = ids[b, seen : seen + n]
+        found = model(mixed, cache, lengths)
+    for b, n in enumerate(lengths):
+        assert torch.equal(found[b, :n], whole[b])
+
+
 def test_stepping_back_repeats_every_bit(model, ids, whole):
     cache = model.new_cache(3)
     with torch.inference_mode():

@@ -1,0 +1,51 @@
+// New tokens of sequences, cut into passes of at most ROWS tokens: short pieces of several sequences
+// side by side, padding left out.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace dsv4 {
+
+constexpr int64_t ROWS = 512;
+
+struct Segment {
+  int64_t sequence, start, count;  // start: tokens seen before
+  int64_t row;                     // of its first token in the pass
+};
+
+struct Pass {
+  int64_t rows = 0;
+  std::vector<Segment> segments;
+  std::vector<int64_t> sources, positions;  // of each row: its row of x, its place in the sequence
+};
+
+// Sequences hold `starts` tokens already; of row b of x [batch, columns], lengths[b] are tokens.
+struct Span {
+  std::vector<Pass> passes;
+
+  Span(int64_t columns, const std::vector<int64_t>& starts, const std::vector<int64_t>& lengths) {
+    for (size_t b = 0; b < lengths.size(); ++b) {
+      for (int64_t t = 0; t < lengths[b]; t += ROWS) {
+        const int64_t count = std::min(ROWS, lengths[b] - t);
+        const int64_t sequence = static_cast<int64_t>(b);
+        add(sequence, starts[b] + t, count, sequence * columns + t);
+      }
+    }
+  }
+
+ private:
+  void add(int64_t sequence, int64_t start, int64_t count, int64_t source) {
+    if (passes.empty() || passes.back().rows + count > ROWS) passes.emplace_back();
+    Pass& pass = passes.back();
+    pass.segments.push_back({sequence, start, count, pass.rows});
+    pass.rows += count;
+    for (int64_t i = 0; i < count; ++i) {
+      pass.sources.push_back(source + i);
+      pass.positions.push_back(start + i);
+    }
+  }
+};
+
+}  // namespace dsv4

@@ -11,6 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 import dsv4
 from dsv4.chat import Chat, Reasoning, _pieces
+from dsv4.generation import Completion
 from dsv4.protocol.constants import END_THINK
 from dsv4.sampling import Sampling
 from dsv4.tokenizer import Tokenizer
@@ -78,12 +79,38 @@ def test_interrupting_keeps_what_was_said(model, tokenizer):
     assert not chat.messages and chat.cache.lengths == [0]
 
 
+class Drawn:
+    """A reply whose ids are known."""
+
+    def __init__(self, ids):
+        self.drawn, self.completion = ids, Completion([], "", "length")
+
+    def ids(self):
+        for token in self.drawn:
+            self.completion.ids.append(token)
+            yield token
+        self.completion.finish_reason = "stop"
+
+
+def test_a_stop_string_counts_in_the_answer_alone(model, tokenizer):
+    chat = Chat(model, tokenizer, Sampling(stop="STOP"))
+    chat.effort = "high"
+    ids = [*tokenizer.encode("STOP?"), tokenizer.token_id(END_THINK)]
+    reply = Drawn([*ids, *tokenizer.encode("Yes STOP no")])
+    pieces = list(_pieces(chat._parser(), reply, tokenizer.stream()))
+    assert "".join(piece.text for piece in pieces) == "STOP?Yes "
+    assert reply.completion.finish_reason == "stop"
+    assert reply.completion.ids == reply.drawn[: -len(" no")]
+
+
 def test_reasoning_is_told_from_content(model, tokenizer):
     chat = Chat(model, tokenizer, Sampling())
     chat.effort = "high"
-    pieces = list(_pieces(chat._parser(), ("I th", "ink.", END_THINK, "Yes", ".\n")))
+    ids = [*tokenizer.encode("I think."), tokenizer.token_id(END_THINK)]
+    ids += tokenizer.encode("Yes. </think>\n")
+    pieces = list(_pieces(chat._parser(), Drawn(ids), tokenizer.stream()))
     assert "".join(p.text for p in pieces if isinstance(p, Reasoning)) == "I think."
-    assert "".join(p.text for p in pieces if not isinstance(p, Reasoning)) == "Yes.\n"
+    assert "".join(p.text for p in pieces if not isinstance(p, Reasoning)) == "Yes. </think>\n"
 
 
 def test_a_dialogue_past_the_context_is_refused_and_kept(make_model, tokenizer):

@@ -15,7 +15,7 @@ from dsv4.protocol.effort import resolve_effort
 from dsv4.protocol.encode import Message, encode_ids
 from dsv4.protocol.stream import StreamParser
 from dsv4.sampling import Sampling
-from dsv4.tokenizer import Tokenizer
+from dsv4.tokenizer import Tokenizer, TokenStream
 
 Piece = Reasoning | Content
 
@@ -50,7 +50,7 @@ class Chat:
         )
         parser = self._parser()
         try:
-            yield from _pieces(parser, reply)
+            yield from _pieces(parser, reply, self.tokenizer.stream())
         except BaseException:  # the cache may be between two states
             self.cache, self.cached = self.model.new_cache(1), []
             raise
@@ -58,7 +58,8 @@ class Chat:
         self.messages = [*messages, parser.finish()]
 
     def _parser(self) -> StreamParser:
-        return StreamParser(resolve_effort(self.effort)[0], "tolerant", tools=[])
+        mode, _ = resolve_effort(self.effort)
+        return StreamParser(mode, "tolerant", tools=[], stop=self.sampling.stop)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         mode, effort = resolve_effort(self.effort)
@@ -88,10 +89,20 @@ class Chat:
         self.cached = [*prompt, *completion.ids][: self.cache.lengths[0]]
 
 
-def _pieces(parser: StreamParser, texts: Iterable[str]) -> Iterator[Piece]:
-    for text in texts:
-        yield from _said(parser.feed(text))
-    yield from _said(parser.close())
+def _pieces(parser: StreamParser, reply: Reply, text: TokenStream) -> Iterator[Piece]:
+    """Read by ids: what merely spells a control token is text. A stop string ends the reply."""
+    done = reply.completion
+    for token in reply.ids():
+        for piece in text.pieces(token):
+            done.text += piece[0]
+            yield from _said(parser.feed(piece))
+        if parser.stopped_by is not None:
+            done.finish_reason = "stop"
+            return
+    if rest := text.finish():
+        done.text += rest
+        yield from _said(parser.feed((rest, False)))
+    yield from _said(parser.close(stopped=done.finish_reason == "stop"))
 
 
 def _said(deltas: Iterable[Delta]) -> Iterator[Piece]:

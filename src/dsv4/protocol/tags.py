@@ -107,7 +107,7 @@ def tag_of(found: re.Match[str]) -> Tag | None:
             return None
         name, word, attributes = "", "", {}
     spelled = unmarked(raw)
-    if not name and not any(bar in spelled for bar in BARS):
+    if not name and (end != ">" or not any(bar in spelled for bar in BARS)):
         return None  # <dsmlx> is anyone's
     exact = _EXACT.fullmatch(spelled) is not None
     return Tag(raw, name, word, closing, empty, attributes, exact)

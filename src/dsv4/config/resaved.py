@@ -94,7 +94,7 @@ def _ratios(found: dict[str, Any]) -> None:
     ratios = found.get("compress_ratios")
     if types is None:
         used = ratios if isinstance(ratios, list | tuple) else ()
-        strange = [r for r in used if is_integer(r) and r and rates and r not in rates.values()]
+        strange = rates and [r for r in used if is_integer(r) and r and r not in rates.values()]
         if strange:
             raise broken("compress_ratios", ratios, f"compress_rates says {rates!r}")
         return

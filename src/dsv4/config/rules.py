@@ -23,7 +23,7 @@ from dsv4.config.base import (
 if TYPE_CHECKING:
     from dsv4.config.config import Config
 
-CONTAINERS = (Mapping, list, tuple)
+CONTAINERS = (dict, list, tuple)
 DEEPEST = 20  # levels of an object: config.json has 3
 MOST_RANK = 1 << 18
 MOST_LAYERS, MOST_EXPERTS = 1024, 1 << 17  # experts of all layers together: V4-Pro has 23,808

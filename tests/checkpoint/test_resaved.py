@@ -189,6 +189,13 @@ def test_yarn_in_one_set_of_numbers():
     assert Config.from_dict(json.loads(none.to_json())) == none
 
 
+def test_null_beside_the_later_words_is_no_value():
+    names = "compress_ratios num_hash_layers qk_rope_head_dim rope_theta rope_scaling torch_dtype"
+    later = in_later_words(Config.from_preset("nano").to_dict())
+    nulls = dict.fromkeys(names.split())
+    assert Config.from_dict(later | nulls) == Config.from_dict(later)
+
+
 # ---- fine-tunes without a draft --------------------------------------------------------------
 
 

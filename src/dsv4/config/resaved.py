@@ -35,7 +35,7 @@ YARN_NUMBERS = ("factor", "beta_fast", "beta_slow", "original_max_position_embed
 
 def is_resaved(values: Mapping[str, Any]) -> bool:
     """Whether an object is in transformers' words, so that its drafts' fields mean nothing."""
-    return "compress_ratios" not in values and values.get("layer_types") is not None
+    return values.get("compress_ratios") is None and values.get("layer_types") is not None
 
 
 def in_released_words(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def in_released_words(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settle(found: dict[str, Any], name: str, value: Any, source: str) -> None:
-    """Set a field, unless the object already says another value of it."""
-    if name in found and found[name] != value:
+    """Set a field, unless the object already says another value of it; null says none."""
+    if found.get(name) is not None and found[name] != value:
         raise broken(name, found[name], f"{source} says {value!r}: make them agree")
     found[name] = value
 

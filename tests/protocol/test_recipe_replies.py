@@ -153,8 +153,11 @@ def test_cut_replies_agree_in_all_that_is_certain():
         other = theirs(pieces, thinking, "Length")
         assert mine[0].strip("\n") == other[0].strip("\n")
         assert mine[1].strip("\n").startswith(other[1].strip("\n")), pieces
-        assert [name for name, _ in mine[2]] == [name for name, _ in other[2]], pieces
-        for (_, a), (_, b) in zip(mine[2], other[2], strict=True):
+        begun = other[2]
+        if len(begun) > len(mine[2]):  # a tag that was cut between its name and its end
+            assert begun.pop()[1] == ""
+        assert [name for name, _ in mine[2]] == [name for name, _ in begun], pieces
+        for (_, a), (_, b) in zip(mine[2], begun, strict=True):
             assert a.startswith(b) or b.startswith(a), pieces
 
 

@@ -212,21 +212,21 @@ def _put_extras(wire: Wire, turn: Turn) -> None:
     """The tool preamble and the response format of a system or developer message."""
     tools = turn.message.get("tools")
     if tools:
-        put_tools(wire, [_function(tool, turn, i) for i, tool in enumerate(tools)], turn.first)
+        where = f"messages[{turn.first}].tools"
+        put_tools(wire, [_function(tool, f"{where}[{i}]") for i, tool in enumerate(tools)], where)
     response_format = turn.message.get("response_format")
     if response_format:
         put_schema(wire, response_format, f"messages[{turn.first}].response_format")
 
 
-def _function(tool: Any, turn: Turn, number: int) -> Any:
+def _function(tool: Any, where: str) -> Any:
     if not isinstance(tool, Mapping) or "function" not in tool:
-        raise ProtocolError(f'messages[{turn.first}].tools[{number}]: has no "function"')
+        raise ProtocolError(f'{where}: has no "function"')
     return tool["function"]
 
 
-def put_tools(wire: Wire, functions: Sequence[Any], message: int = 0) -> None:
+def put_tools(wire: Wire, functions: Sequence[Any], where: str = "tools") -> None:
     """The tool preamble. Raises ProtocolError for what is no JSON."""
-    where = f"messages[{message}].tools"
     lines = [to_json(f, f"{where}[{i}].function") for i, f in enumerate(functions)]
     wire.put(_TOOLS)
     wire.say("\n".join(lines))

@@ -301,6 +301,7 @@ BAD = [
     ("temperature: Invalid temperature value", {"temperature": 2.5}),
     ("top_p: Invalid top_p value", {"top_p": 0}),
     ("max_tokens: Invalid max_tokens value", {"max_tokens": 0}),
+    ("max_completion_tokens: Invalid max_tokens", {"max_completion_tokens": 0}),
     ("max_tokens: must be an integer", {"max_tokens": 1.5}),
     ("seed: Invalid seed", {"seed": 2**63}),
     ("n: Invalid n", {"n": 2}),

@@ -58,6 +58,11 @@ def test_a_schema_may_be_deep_but_not_endless():
         schema = {"items": schema}
     with pytest.raises(RequestError, match="deeper than 127"):
         check_schema(schema, "s")
+    strict = properties(a={"type": "null"})
+    for _ in range(500):
+        strict = properties(a=strict)
+    with pytest.raises(RequestError, match="nested too deeply"):
+        strict_schema(strict, "s")
 
 
 def properties(**inner):

@@ -66,7 +66,9 @@ def from_openai(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     _check_prefix(history, given, bool(offers), options)
     scalars.check()
     of_format = _format(given, history, force, body, options)
-    sampled = common.sampling(scalars.asked(), thought, force.tools, options)
+    sampled = common.sampling(
+        scalars.asked(), thought, force.tools, options, limit=scalars.limit_name
+    )
     return common.request_of(
         "chat",
         model,
@@ -118,7 +120,9 @@ class _Scalars:
     def __init__(self, body: Mapping[str, Any]):
         self.temperature, self.top_p = common.read_numbers(body)
         self.limit = fields.integer(body, "max_tokens")
+        self.limit_name = "max_tokens"
         if self.limit is None:
+            self.limit_name = "max_completion_tokens"
             self.limit = fields.integer(body, "max_completion_tokens")
         self.seed = fields.integer(body, "seed")
         self.n = fields.integer(body, "n")

@@ -27,7 +27,10 @@ def strict_schema(schema: Any, path: str) -> dict[str, Any]:
         schema = {"type": "object"}
     if not isinstance(schema, Mapping):
         raise wrong(schema, path, "a JSON Schema of an object")
-    node = _node(schema, path, top=True)
+    try:
+        node = _node(schema, path, top=True)
+    except RecursionError:
+        raise RequestError("is nested too deeply", path) from None
     if node.get("type") != "object":
         raise RequestError(
             "The top level of the function parameters schema must be an object.", path

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from hypothesis import settings
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers
 
-from dsv4 import Config, Transformer
+from dsv4 import Config, Tokenizer, Transformer
+from dsv4.train import bpe
 
 torch.set_num_threads(2)
 settings.register_profile("dsv4", deadline=None, max_examples=200, derandomize=True)
@@ -78,3 +81,19 @@ def make_ids(device):
         return torch.randint(vocab, (batch, n), generator=generator).to(device)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory):
+    """Bytes, and the release's control tokens: 3 + 256 + 63 ids."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    first, last = bpe.control_tokens(Tokenizer.deepseek())
+    names = [token.content for token in first] + alphabet
+    backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, []))
+    released = Tokenizer.deepseek().backend
+    backend.pre_tokenizer, backend.decoder = released.pre_tokenizer, released.decoder
+    backend.add_special_tokens(first)
+    backend.add_tokens(last)
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    backend.save(str(file))
+    return file

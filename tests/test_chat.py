@@ -1,37 +1,16 @@
-"""The dialogue: what it remembers, what it computes again, and how the command behaves."""
+"""The dialogue: what it remembers, and what it computes again."""
 
-import os
-import signal
-import subprocess
-import sys
+import threading
 
 import pytest
-from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
 
-import dsv4
-from dsv4.chat import Chat, Reasoning, _pieces
+from dsv4.chat import BusyError, Chat, Reasoning, _pieces
 from dsv4.generation import Completion
 from dsv4.protocol.constants import END_THINK
+from dsv4.protocol.effort import resolve_effort
+from dsv4.protocol.encode import encode_ids
 from dsv4.sampling import Sampling
 from dsv4.tokenizer import Tokenizer
-from dsv4.train import bpe
-
-
-@pytest.fixture(scope="module")
-def tokenizer_file(tmp_path_factory):
-    """Bytes, and the release's control tokens: 3 + 256 + 63 ids."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    first, last = bpe.control_tokens(Tokenizer.deepseek())
-    names = [token.content for token in first] + alphabet
-    backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, []))
-    released = Tokenizer.deepseek().backend
-    backend.pre_tokenizer, backend.decoder = released.pre_tokenizer, released.decoder
-    backend.add_special_tokens(first)
-    backend.add_tokens(last)
-    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    backend.save(str(file))
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -121,70 +100,61 @@ def test_a_dialogue_past_the_context_is_refused_and_kept(make_model, tokenizer):
     assert not chat.messages and answer(chat, "x") is not None
 
 
-@pytest.fixture(scope="module")
-def folder(model, tokenizer_file, tmp_path_factory):
-    path = tmp_path_factory.mktemp("chat") / "model"
-    return dsv4.save(model.state_dict(), model.config, path, tokenizer_files=[tokenizer_file])
+def test_the_remedy_is_the_one_that_helps(make_model, tokenizer):
+    model = make_model(vocab_size=tokenizer.vocab_size, max_position_embeddings=40)
+    chat = Chat(model, tokenizer, Sampling(max_tokens=2), system="Be brief.")
+    assert chat.messages == [{"role": "system", "content": "Be brief."}]
+    with pytest.raises(ValueError, match="the context is 40: shorten the message"):
+        answer(chat, "x" * 60)
+    answer(chat, "x" * 15)
+    with pytest.raises(ValueError, match="the context is 40: reset the dialogue"):
+        answer(chat, "x" * 15)
+    chat.reset()
+    assert len(chat.messages) == 1 and answer(chat, "x" * 15) is not None
 
 
-def command(*words):
-    return [sys.executable, "-c", "from dsv4.cli import main; main()", *map(str, words)]
+def test_one_reply_at_a_time(model, tokenizer):
+    chat = Chat(model, tokenizer, Sampling(seed=1, max_tokens=20))
+    first = chat.ask("Hello")
+    next(first)
+    with pytest.raises(BusyError, match="read that reply to its end"):
+        next(chat.ask("And?"))
+    with pytest.raises(BusyError):
+        chat.reset()
+    refused = []
+
+    def other():
+        try:
+            list(chat.ask("And?"))
+        except BusyError:
+            refused.append(True)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert refused == [True] and not chat.messages
+    first.close()  # abandoned: nothing of it is kept, and the next may come
+    said = answer(chat, "Hello")
+    assert said == answer(Chat(model, tokenizer, chat.sampling), "Hello")
+    assert [m["role"] for m in chat.messages] == ["user", "assistant"]
 
 
-def run(*words, **options):
-    return subprocess.run(
-        command(*words), capture_output=True, text=True, env=environment(), **options
-    )
+def test_a_prompt_is_left_between_two_pieces(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("dsv4.generation.PREFILL", 16)
+    sampling = Sampling(temperature=0, max_tokens=4)
+    chat, asked = Chat(model, tokenizer, sampling), iter([False, False, True])
+    assert not [p for p in chat.ask("x" * 100, interrupted=lambda: next(asked)) if p.text]
+    assert chat.completion.finish_reason == "interrupted" and chat.cache.lengths == [32]
+    assert not chat.messages
+    assert answer(chat, "x" * 100) == answer(Chat(model, tokenizer, sampling), "x" * 100)
 
 
-def environment():
-    source = os.pathsep.join(path for path in sys.path if path)
-    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-
-
-def test_the_command_reads_a_pipe_and_prints_plain_text(folder):
-    lines = "Hello\n/effort max\n/effort huge\n/nonsense\n/reset\nHello\n/exit\nnot read\n"
-    done = run("chat", folder, "--seed", 1, "--max-tokens", 4, input=lines)
-    assert done.returncode == 0 and "\x1b" not in done.stdout
-    assert "effort is max" in done.stdout and "the dialogue is forgotten" in done.stdout
-    assert "effort = 'huge'" in done.stderr and "not read" not in done.stdout
-
-
-def test_generate_repeats_with_a_seed(folder):
-    first, again = (
-        run("generate", folder, "--prompt", "ab", "--seed", 3, "--max-tokens", 6) for _ in range(2)
-    )
-    assert first.returncode == 0 and first.stdout == again.stdout and first.stdout.strip()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["chat", "no/such/folder"], "no/such/folder"),
-        (["generate", "--top-p", "7"], "top_p = 7"),
-        (["chat", "--effort", "huge"], "effort = 'huge'"),
-        (["generate", "--mode", "exact"], "mode = 'exact' is for packed weights"),
-        (["generate", "--dtype", "float16"], "dtype = 'float16'"),
-    ],
-)
-def test_errors_are_one_line(words, message, folder):
-    words = [words[0], folder, *words[1:]] if words[1].startswith("--") else words
-    done = run(*words, input="")
-    assert done.returncode == 2 and message in done.stderr and done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_ctrl_c_stops_a_reply_and_the_chat_goes_on(folder):
-    process = subprocess.Popen(
-        command("chat", folder, "--seed", 1, "--max-tokens", 3000),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-    )
-    process.stdin.write(b"Hello\n")
-    process.stdin.flush()
-    assert process.stdout.read(1)  # the reply has begun
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(b"/reset\n", timeout=60)
-    assert process.returncode == 0 and b"the dialogue is forgotten" in out
+def test_the_revision_is_the_checkpoints_unless_told(make_model, tokenizer):
+    model = make_model(vocab_size=tokenizer.vocab_size, effort_revision="2026-07")
+    assert Chat(model, tokenizer, Sampling()).revision == "2026-07"
+    for revision in ("2026-04", "2026-07"):
+        chat = Chat(model, tokenizer, Sampling(), effort="max", revision=revision)
+        mode, effort = resolve_effort("max", revision)
+        talk = [{"role": "user", "content": "Hi"}]
+        wanted = encode_ids(talk, tokenizer, mode, reasoning_effort=effort, revision=revision)
+        assert chat._encode(talk) == wanted

@@ -6,8 +6,11 @@ Only what the new prompt adds to the cached ids is prefilled. Where the protocol
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
+from dsv4.checkpoint.revision import effort_revision
 from dsv4.generation import Completion, Reply
 from dsv4.model.transformer import Transformer
 from dsv4.protocol.deltas import Content, Delta, Reasoning
@@ -20,56 +23,104 @@ from dsv4.tokenizer import Tokenizer, TokenStream
 Piece = Reasoning | Content
 
 
-class Chat:
-    """Holds the messages and answers the next one. `effort` is a word of `resolve_effort`."""
+class BusyError(RuntimeError):
+    """A Chat was used while a reply of it was being read."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, sampling: Sampling):
+
+class Chat:
+    """Holds the messages and answers the next one.
+
+    `effort` is a word of `resolve_effort`, `system` a message that opens every dialogue, `revision`
+    that of the effort texts, by default the checkpoint's own.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        *,
+        effort: str = "none",
+        system: str | None = None,
+        revision: str | None = None,
+    ):
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
-        self.effort = "none"
+        self.effort, self.system = effort, system
+        self.revision = effort_revision(model.config, revision)
+        self._answering = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
-        """Forget the dialogue."""
-        self.messages: list[Message] = []
-        self.cache, self.cached = self.model.new_cache(1), list[int]()
+        """Forget the dialogue. Raises BusyError while a reply is being read."""
+        with self._alone():
+            self.messages: list[Message] = []
+            if self.system:
+                self.messages.append({"role": "system", "content": self.system})
+            self.cache, self.cached = self.model.new_cache(1), list[int]()
+            self.completion = Completion([], "", "stop")
 
     def ask(self, text: str, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
-        """Say `text`; the reply's pieces. What was said is kept even if it was interrupted.
+        """Say `text`; the reply's pieces. Then `completion` tells why it ended.
 
-        Raises ValueError, with the dialogue unchanged, if the prompt exceeds the context.
+        What was said is kept even if it was interrupted; an exchange in which nothing was said is
+        not. Raises ValueError, with the dialogue unchanged, if the prompt exceeds the context, and
+        BusyError while another reply of this dialogue is being read.
         """
-        messages = [*self.messages, {"role": "user", "content": text}]
-        ids = self._encode(messages)
-        reply = Reply(
-            self.model,
-            self._uncached(ids),
-            self.tokenizer,
-            self.sampling,
-            cache=self.cache,
-            interrupted=interrupted,
-        )
-        parser = self._parser()
+        with self._alone():
+            messages = [*self.messages, {"role": "user", "content": text}]
+            ids = self._encode(messages)
+            reply = Reply(
+                self.model,
+                self._uncached(ids),
+                self.tokenizer,
+                self.sampling,
+                cache=self.cache,
+                interrupted=interrupted,
+            )
+            parser = self._parser()
+            try:
+                yield from _pieces(parser, reply, self.tokenizer.stream())
+            except BaseException:  # the cache may be between two states
+                self.cache, self.cached = self.model.new_cache(1), []
+                raise
+            self.completion = reply.completion
+            self._remember(ids, reply.completion)
+            if reply.completion.ids or reply.completion.finish_reason == "stop":
+                self.messages = [*messages, parser.finish()]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._answering.acquire(blocking=False):
+            raise BusyError(
+                "this dialogue is being answered: read that reply to its end, or close it, before "
+                "the next one; two dialogues at once are two Chats"
+            )
         try:
-            yield from _pieces(parser, reply, self.tokenizer.stream())
-        except BaseException:  # the cache may be between two states
-            self.cache, self.cached = self.model.new_cache(1), []
-            raise
-        self._remember(ids, reply.completion)
-        self.messages = [*messages, parser.finish()]
+            yield
+        finally:
+            self._answering.release()
 
     def _parser(self) -> StreamParser:
-        mode, _ = resolve_effort(self.effort)
+        mode, _ = resolve_effort(self.effort, self.revision)
         return StreamParser(mode, "tolerant", tools=[], stop=self.sampling.stop)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        mode, effort = resolve_effort(self.effort)
-        ids = encode_ids(messages, self.tokenizer, mode, reasoning_effort=effort)
+        ids = self._ids(messages)
         context = self.model.config.max_position_embeddings
         if len(ids) >= context:
+            opening = messages[:1] if self.system else []
+            alone = len(self._ids([*opening, messages[-1]]))
+            remedy = "reset the dialogue" if alone < context else "shorten the message"
             raise ValueError(
-                f"the dialogue has {len(ids)} tokens, the context is {context}: /reset"
+                f"the prompt has {len(ids)} tokens, the context is {context}: {remedy}"
             )
         return ids
+
+    def _ids(self, messages: Sequence[Message]) -> list[int]:
+        mode, effort = resolve_effort(self.effort, self.revision)
+        return encode_ids(
+            messages, self.tokenizer, mode, reasoning_effort=effort, revision=self.revision
+        )
 
     def _uncached(self, ids: list[int]) -> list[int]:
         """What is left to prefill once the cache is back at the longest common beginning."""

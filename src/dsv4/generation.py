@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dsv4.interrupt import Interrupted
 from dsv4.model.cache import Cache
 from dsv4.model.transformer import Transformer
 from dsv4.protocol.stop import StopMatcher
@@ -30,10 +31,16 @@ class Completion:
 
 
 @torch.inference_mode()
-def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache) -> Tensor:
+def prefill(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    cache: Cache,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Tensor:
     """Append prompts of any lengths to the cache; logits of each one's last token: [b, vocab].
 
-    Raises ValueError, before anything is computed, for an empty prompt or one past the context.
+    Raises ValueError, before anything is computed, for an empty prompt or one past the context, and
+    Interrupted between two pieces when `interrupted` says so.
     """
     context = model.config.max_position_embeddings
     for seen, prompt in zip(cache.lengths, prompts, strict=True):
@@ -49,6 +56,8 @@ def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache) 
         row[: len(prompt)] = torch.tensor(prompt)
     last: list[Tensor | None] = [None] * len(prompts)
     for first in range(0, longest, PREFILL):
+        if interrupted():
+            raise Interrupted
         piece = padded[:, first : first + PREFILL].to(model.device)
         lengths = [min(max(len(p) - first, 0), piece.shape[1]) for p in prompts]
         streams = model.streams(piece, cache, lengths)
@@ -129,7 +138,11 @@ class Reply:
     def ids(self) -> Iterator[int]:
         """The ids as they are drawn, without EOS."""
         done = self.completion
-        logits = prefill(self.model, [self.prompt], self.cache)
+        try:
+            logits = prefill(self.model, [self.prompt], self.cache, self.interrupted)
+        except Interrupted:
+            done.finish_reason = "interrupted"
+            return
         for (token,) in token_ids(self.model, logits, self.cache, self.sampling):
             if token == self.model.config.eos_token_id:
                 done.finish_reason = "stop"

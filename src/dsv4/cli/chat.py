@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsv4.cli.errors import one_line_errors
-from dsv4.cli.options import Threads
+from dsv4.cli.loading import Copy, Dtype, MaxResident, Mode, Name
+from dsv4.cli.options import Effort, Revision, Threads, exclude
+from dsv4.cli.streams import argument, parse_json, read_json, read_text
 
-Folder = Annotated[
-    Path | None, typer.Argument(help="A checkpoint folder; default: the packaged nano model.")
-]
+if TYPE_CHECKING:
+    from dsv4.model.transformer import Transformer
+    from dsv4.tokenizer import Tokenizer
+
 MaxTokens = Annotated[int, typer.Option(help="The most tokens to generate.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that weigh this much.")]
 TopK = Annotated[int, typer.Option(help="Keep this many of the likeliest tokens; 0: all.")]
 MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
-Stop = Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")]
-Dtype = Annotated[
-    str | None,
-    typer.Option(help="float32 or bfloat16; default: a quantised checkpoint stays packed."),
+Seed = Annotated[
+    int | None, typer.Option(help="The same seed gives the same text.", show_default="random")
 ]
-Mode = Annotated[
-    str | None,
-    typer.Option(help="How a packed model computes: fast, or exact as the release rounds."),
-]
-MaxResident = Annotated[
-    str | None,
-    typer.Option(
-        help="Keep the process's memory near this size, such as 4GiB: experts of a packed model "
-        "are read from the files when they are needed."
-    ),
-]
-Copy = Annotated[
-    bool, typer.Option("--copy", help="Copy a packed model's files into memory: faster decoding.")
+Stop = Annotated[
+    list[str] | None, typer.Option(help="End at this text; may be repeated.", metavar="<str>")
 ]
 
 
 def generate(
-    checkpoint: Folder = None,
+    checkpoint: Name = "nano",
     prompt: Annotated[str, typer.Option(help="The text to continue; - reads stdin.")] = "-",
+    special: Annotated[
+        bool, typer.Option("--special", help="Control tokens that the prompt spells count.")
+    ] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="The prompt is JSON: a list of ids.")] = False,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -57,20 +47,32 @@ def generate(
     copy: Copy = False,
     threads: Threads = None,
 ) -> None:
-    """Continue a text, as it comes from the model, without the chat protocol."""
+    """Continue a text, as it comes from the model, without the chat protocol.
+
+    The prompt may come from dsv4 encode: with --special its text, with --ids its ids. The
+    beginning-of-sentence token is put before a text that does not spell it, never before ids.
+    """
     from dsv4.cli import session
+    from dsv4.cli.loading import Loading
     from dsv4.sampling import Sampling
 
-    with one_line_errors():
-        sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
-        model, tokenizer = session.load_pair(checkpoint, dtype, mode, max_resident, copy, threads)
-        text = sys.stdin.read() if prompt == "-" else prompt
-        session.continue_text(model, tokenizer, text, sampling)
+    exclude(special=special, ids=ids)
+    words = [argument(word, "--stop") for word in stop or ()]
+    sampling = Sampling(temperature, top_p, top_k, min_p, seed, words, max_tokens)
+    loading = Loading(checkpoint, dtype, mode, max_resident, copy, threads)
+    given = _ids(prompt) if ids else _text(prompt)
+    model, tokenizer = loading.load()
+    chosen = given if isinstance(given, list) else _encode(given, model, tokenizer, special)
+    session.continue_text(model, tokenizer, chosen, sampling)
 
 
 def chat(
-    checkpoint: Folder = None,
-    effort: Annotated[str, typer.Option(help="none, high or max.")] = "none",
+    checkpoint: Name = "nano",
+    effort: Effort = "none",
+    system: Annotated[
+        str | None, typer.Option(help="A system message that opens the dialogue.")
+    ] = None,
+    revision: Revision = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -84,15 +86,42 @@ def chat(
     copy: Copy = False,
     threads: Threads = None,
 ) -> None:
-    """Chat with a model. Reads lines from stdin when that is not a terminal."""
-    from dsv4.chat import Chat
-    from dsv4.cli import session
-    from dsv4.sampling import Sampling
+    """Chat with a model: at a terminal, or line by line from a pipe.
 
-    with one_line_errors():
-        sampling = Sampling(temperature, top_p, top_k, min_p, seed, tuple(stop or ()), max_tokens)
-        dialogue = Chat(
-            *session.load_pair(checkpoint, dtype, mode, max_resident, copy, threads), sampling
+    In a pipe, reasoning stands between <think> and </think>, and whatever is no answer goes to
+    stderr.
+    """
+    from dsv4.cli import terminal
+    from dsv4.protocol.effort import resolve_effort
+
+    resolve_effort(effort, revision or "2026-04")  # the words are the same in all revisions
+    opening = None if system is None else argument(system, "--system")
+    words = [argument(word, "--stop") for word in stop or ()]
+    with terminal.quiet():
+        from dsv4.chat import Chat
+        from dsv4.cli import session
+        from dsv4.cli.loading import Loading
+        from dsv4.sampling import Sampling
+
+        sampling = Sampling(temperature, top_p, top_k, min_p, seed, words, max_tokens)
+        model, tokenizer = Loading(checkpoint, dtype, mode, max_resident, copy, threads).load()
+        session.converse(
+            Chat(model, tokenizer, sampling, effort=effort, system=opening, revision=revision)
         )
-        session.set_effort(dialogue, effort)
-    session.converse(dialogue)
+
+
+def _text(prompt: str) -> str:
+    return read_text("-") if prompt == "-" else argument(prompt, "--prompt")
+
+
+def _ids(prompt: str) -> list[int]:
+    """The ids of a JSON list. Raises ValueError."""
+    found: Any = read_json("-") if prompt == "-" else parse_json(prompt, "--prompt")
+    if not isinstance(found, list) or not all(type(token) is int for token in found):
+        raise ValueError("the prompt must be a list of token ids, as dsv4 encode --ids prints it")
+    return found
+
+
+def _encode(text: str, model: Transformer, tokenizer: Tokenizer, special: bool) -> list[int]:
+    ids, bos = tokenizer.encode(text, special=special), model.config.bos_token_id
+    return ids if special and ids[:1] == [bos] else [bos, *ids]

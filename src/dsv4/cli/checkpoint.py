@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsv4.cli.errors import one_line_errors
 from dsv4.cli.streams import note, say
 from dsv4.config import PRESETS, Config
 
@@ -41,8 +40,7 @@ def inspect(
     A preset is counted from its config, a folder (./nano, if it is named like a preset) from the
     headers of its shards: no weights are read.
     """
-    with one_line_errors():
-        config, found = _inventory(checkpoint)
+    config, found = _inventory(checkpoint)
     if as_json:
         cache = {tokens: dataclasses.asdict(size) for tokens, size in _cache_sizes(config).items()}
         say(json.dumps(dataclasses.asdict(found) | {"cache_bytes": cache}, indent=2))
@@ -65,16 +63,13 @@ def init(
     from dsv4.checkpoint.reader import Checkpoint
     from dsv4.model.transformer import Transformer
 
-    with one_line_errors():
-        settings = _stored_as(_settings(preset, config), dtype)
-        _check_memory(settings)
-        tokenizer = tokenizer_files(settings.vocab_size)
-        model = Transformer(settings)
-        model.initialize(seed)
-        folder = save(
-            model.state_dict(), settings, out, tokenizer_files=tokenizer, overwrite=overwrite
-        )
-        found = inventory.of_checkpoint(Checkpoint(folder))
+    settings = _stored_as(_settings(preset, config), dtype)
+    _check_memory(settings)
+    tokenizer = tokenizer_files(settings.vocab_size)
+    model = Transformer(settings)
+    model.initialize(seed)
+    folder = save(model.state_dict(), settings, out, tokenizer_files=tokenizer, overwrite=overwrite)
+    found = inventory.of_checkpoint(Checkpoint(folder))
     if not tokenizer:
         note(f"no tokenizer has {settings.vocab_size} tokens: add tokenizer.json")
     size = f"{found.tensors:,} tensors, {found.bytes:,} bytes"
@@ -171,7 +166,8 @@ def _print_cache(config: Config) -> None:
     for tokens, size in _cache_sizes(config).items():
         constant = size.window + size.tails + size.step_back
         parts = {"entries": size.entries, "indexer keys": size.keys, "window and tails": constant}
-        listed = ", ".join(f"{name} {nbytes / tokens:,.1f}" for name, nbytes in parts.items())
         share = size.total / gqa_bytes(config, tokens)
-        say(f"  cache at {tokens:<11,} {size.total / tokens:,.1f} bytes a token: {listed}")
+        say(f"  cache at {tokens:<11,} {size.total / tokens:,.1f} bytes a token")
+        for name, nbytes in parts.items():
+            say(f"    {name:<18} {nbytes / tokens:,.1f}")
         say(f"  {'':<20} {share:.1%} of a BF16 GQA cache of 8 heads × 128 channels")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsv4.cli.errors import one_line_errors
 from dsv4.cli.sizes import parse_size
 from dsv4.cli.streams import note, say
 
@@ -57,22 +56,21 @@ def convert(
     from dsv4.checkpoint.convert import convert as convert_checkpoint
     from dsv4.checkpoint.convert import workspace_of
 
-    with one_line_errors():
-        try:
-            done = convert_checkpoint(
-                source,
-                out,
-                experts=experts,
-                dense=dense,
-                shard_size=None if shard_size is None else parse_size(shard_size, "--shard-size"),
-                allow_rounding=allow_rounding,
-                overwrite=overwrite,
-            )
-        except KeyboardInterrupt:
-            kept = workspace_of(out)
-            kept_text = f"; finished shards are in {kept}; the same command goes on"
-            note(f"dsv4: interrupted{kept_text if kept.exists() else ''}")
-            raise typer.Exit(130) from None
+    try:
+        done = convert_checkpoint(
+            source,
+            out,
+            experts=experts,
+            dense=dense,
+            shard_size=None if shard_size is None else parse_size(shard_size, "--shard-size"),
+            allow_rounding=allow_rounding,
+            overwrite=overwrite,
+        )
+    except KeyboardInterrupt:
+        kept = workspace_of(out)
+        kept_text = f"; finished shards are in {kept}; the same command goes on"
+        note(f"dsv4: interrupted{kept_text if kept.exists() else ''}")
+        raise typer.Exit(130) from None
     _print(out, done)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -14,7 +14,6 @@ from typer.exceptions import TyperException
 
 from dsv4.cli.streams import note, prepare, visible, write
 
-one_line_errors = nullcontext  # every command's errors are told by Commands
 WRONG, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 

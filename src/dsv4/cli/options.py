@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
+from dsv4.protocol.constants import EFFORT_PREFIXES
+from dsv4.protocol.effort import EFFORT_WORDS
+
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="one for each core")]
+Effort = Annotated[str, typer.Option(help=f"{', '.join(EFFORT_WORDS)} (no thinking: none).")]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Of the effort texts: {' or '.join(EFFORT_PREFIXES)}.",
+        show_default="the checkpoint's own",
+    ),
+]
 WeightsSeed = Annotated[
     int, typer.Option(help="The same seed gives the same weights.", min=0, max=2**32 - 1)
 ]

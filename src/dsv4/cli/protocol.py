@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from dsv4.cli.errors import one_line_errors
+from dsv4.cli.options import exclude
 from dsv4.cli.streams import read_json, read_text, write
 
 if TYPE_CHECKING:
@@ -62,24 +62,26 @@ def encode(
     from dsv4.protocol import to_ids as to_token_ids
     from dsv4.protocol.segments import unicode_text
 
-    with one_line_errors():
-        options = _options(effort, revision, lenient)
-        request, since = _request(read_json(source), context, options, api)
-        chosen = {"since": since, "bos": not no_bos, "keep_reasoning": keep_thinking}
-        parts: list[Segment]
-        if task is None:
-            parts = request.segments(**chosen)
-        else:
-            parts = [p for part in request.quick(task, **chosen) for p in part]
-        if ids:
-            from dsv4.tokenizer import Tokenizer
+    exclude(ids=ids, segments=segments)
+    if tokenizer is not None and not ids:
+        raise ValueError("--tokenizer is for --ids: give both, or neither")
+    options = _options(effort, revision, lenient)
+    request, since = _request(read_json(source), context, options, api)
+    chosen = {"since": since, "bos": not no_bos, "keep_reasoning": keep_thinking}
+    parts: list[Segment]
+    if task is None:
+        parts = request.segments(**chosen)
+    else:
+        parts = [p for part in request.quick(task, **chosen) for p in part]
+    if ids:
+        from dsv4.tokenizer import Tokenizer
 
-            words = Tokenizer.deepseek() if tokenizer is None else Tokenizer.load(tokenizer)
-            write(json.dumps(to_token_ids(parts, words)) + "\n")
-        elif segments:
-            write(json.dumps(parts, ensure_ascii=False) + "\n")
-        else:
-            write(unicode_text("".join(part.text for part in parts)))
+        words = Tokenizer.deepseek() if tokenizer is None else Tokenizer.load(tokenizer)
+        write(json.dumps(to_token_ids(parts, words)) + "\n")
+    elif segments:
+        write(json.dumps(parts, ensure_ascii=False) + "\n")
+    else:
+        write(unicode_text("".join(part.text for part in parts)))
 
 
 def parse(
@@ -104,22 +106,21 @@ def parse(
     """
     from dsv4.protocol import StreamParser
 
-    with one_line_errors():
-        given = None if tools is None else read_json(str(tools))
-        mode = "tolerant" if tolerant else "strict"
-        request = None if given is None else _asked(given, thinking)
-        if request is None:
-            parser = StreamParser("chat" if thinking is False else "thinking", mode)
-        else:
-            parser = request.parser(mode)
-        parser.feed(read_text(source))
-        result: dict[str, Any] = parser.finish()
-        if request is not None and not tolerant:
-            request.check_calls(result)
-        if tolerant:
-            errors = [error._asdict() for error in parser.errors]
-            result = {"message": result, "errors": errors, "truncated": parser.truncated}
-        write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+    given = None if tools is None else read_json(str(tools))
+    mode = "tolerant" if tolerant else "strict"
+    request = None if given is None else _asked(given, thinking)
+    if request is None:
+        parser = StreamParser("chat" if thinking is False else "thinking", mode)
+    else:
+        parser = request.parser(mode)
+    parser.feed(read_text(source))
+    result: dict[str, Any] = parser.finish()
+    if request is not None and not tolerant:
+        request.check_calls(result)
+    if tolerant:
+        errors = [error._asdict() for error in parser.errors]
+        result = {"message": result, "errors": errors, "truncated": parser.truncated}
+    write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 
 
 def _options(effort: str | None, revision: str, lenient: bool) -> RequestOptions:

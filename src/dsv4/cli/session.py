@@ -1,138 +1,168 @@
-"""What `dsv4 generate` and `dsv4 chat` do with a loaded model: stream text, obey slash commands."""
+"""What `dsv4 generate` and `dsv4 chat` do with a loaded model: stream text, obey slash commands.
+
+Reasoning is dim where the terminal can show it so, and between <think> and </think> elsewhere.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import torch
-import typer
-from rich.console import Console
+from collections.abc import Sequence
 
 from dsv4.chat import Chat, Piece
-from dsv4.checkpoint.load import load, packaged
-from dsv4.cli.options import set_threads
-from dsv4.cli.sizes import parse_size
-from dsv4.generation import Reply
+from dsv4.cli.streams import note, say, write
+from dsv4.cli.terminal import interactive, piped_lines, typed_lines
+from dsv4.generation import Completion, Reply
 from dsv4.interrupt import interruptible
 from dsv4.model.transformer import Transformer
 from dsv4.protocol.deltas import Reasoning
-from dsv4.protocol.effort import resolve_effort
+from dsv4.protocol.effort import EFFORT_WORDS, resolve_effort
 from dsv4.sampling import Sampling
 from dsv4.tokenizer import Tokenizer
 
-HELP = "/reset forgets the dialogue · /effort none|high|max · /exit leaves · Ctrl-C stops a reply"
+HELP = f"""\
+/reset forgets the dialogue; /exit or Ctrl-D leaves; Ctrl-C stops a reply
+/effort {"|".join(EFFORT_WORDS)}
+Alt-Enter begins another line; // before a command sends it to the model"""
+COMMANDS = ("reset", "effort", "help", "exit", "quit")
 
 
-def load_pair(
-    folder: Path | None,
-    dtype: str | None,
-    mode: str | None,
-    max_resident: str | None,
-    copy: bool,
-    threads: int | None,
-) -> tuple[Transformer, Tokenizer]:
-    """The model of a folder, or the packaged one, and its tokenizer. Raises ValueError."""
-    dtypes = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-    if dtype not in dtypes:
-        raise ValueError(f"dtype = {dtype!r}: choose float32 or bfloat16")
-    set_threads(threads)
-    cap = None if max_resident is None else parse_size(max_resident, "--max-resident")
-    model = load(folder, dtypes[dtype], mode=mode, max_resident=cap, copy=copy)
-    tokenizer = Tokenizer.load(packaged() if folder is None else folder)
-    tokenizer.check_fits(model.config.vocab_size)
-    return model, tokenizer
+def continue_text(
+    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling
+) -> None:
+    """Print what comes after the prompt's ids, until EOS, a stop string or a limit.
 
-
-def continue_text(model: Transformer, tokenizer: Tokenizer, text: str, sampling: Sampling) -> None:
-    """Print what comes after `text`, until EOS, a stop string or Ctrl-C."""
-    ids = [model.config.bos_token_id, *tokenizer.encode(text)]
+    Raises KeyboardInterrupt after Ctrl-C, when what was said is printed.
+    """
     with interruptible() as asked:
-        for piece in Reply(model, ids, tokenizer, sampling, interrupted=lambda: bool(asked)):
-            _write(piece)
-    _write("\n")
+        reply = Reply(model, prompt, tokenizer, sampling, interrupted=lambda: bool(asked))
+        for piece in reply:
+            write(piece)
+    write("\n")
+    if reply.completion.finish_reason == "interrupted":
+        raise KeyboardInterrupt
+    if len(reply.completion.ids) < sampling.max_tokens:
+        _note_limit(reply.completion, model, sampling)
 
 
 def converse(dialogue: Chat) -> None:
-    """Answer line after line, until the user leaves."""
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    show = _styled() if terminal else _plain
-    if terminal:
-        typer.echo(HELP)
-    for line in _lines(terminal):
-        if line.startswith("/"):
-            if not _command(dialogue, line):
+    """Answer what is said, until the user leaves.
+
+    Raises KeyboardInterrupt after Ctrl-C unless somebody is there to go on.
+    """
+    there = interactive()
+    if there:
+        _tell(HELP)
+    for line in typed_lines() if there else piped_lines():
+        command, text = _read(line)
+        if command:
+            if not _obey(dialogue, command):
                 return
-        elif line:
-            _answer(dialogue, line, show)
+        elif text.strip():
+            _answer(dialogue, text, there)
 
 
-def set_effort(dialogue: Chat, effort: str) -> None:
-    """Raises ValueError for an unknown effort."""
-    resolve_effort(effort)
-    dialogue.effort = effort
+def _read(line: str) -> tuple[list[str], str]:
+    """The words of a command, or the text for the model: `/reset` is one, `/etc` is none."""
+    words = line.split()
+    name = words[0] if words and "\n" not in line.strip() else ""
+    if name.startswith("/") and name[1:] in COMMANDS:
+        return [name[1:], *words[1:]], ""
+    escaped = name.startswith("//") and name[2:] in COMMANDS
+    return [], line.replace("//", "/", 1) if escaped else line
 
 
-def _lines(terminal: bool) -> Iterator[str]:
-    """What the user types, until Ctrl-D, or Ctrl-C at an empty prompt."""
-    while True:
-        try:
-            line = input("> " if terminal else "")
-        except (EOFError, KeyboardInterrupt):
-            if terminal:
-                _write("\n")
-            return
-        yield line.strip()
-
-
-def _command(dialogue: Chat, line: str) -> bool:
-    """Obey a line that begins with a slash; returns whether to go on."""
-    name, *rest = line[1:].split()
-    if name in ("exit", "quit"):
+def _obey(dialogue: Chat, command: Sequence[str]) -> bool:
+    """Do what a command says, or say why not; returns whether to go on."""
+    name, *rest = command
+    if len(rest) > (name == "effort"):
+        note(f"dsv4: /{name} takes no such words; //{name} sends the line to the model")
+    elif name in ("exit", "quit"):
         return False
-    if name == "reset":
+    elif name == "reset":
         dialogue.reset()
-        typer.echo("the dialogue is forgotten")
-    elif name == "effort":
-        try:
-            set_effort(dialogue, rest[0] if rest else dialogue.effort)
-            typer.echo(f"effort is {dialogue.effort}")
-        except ValueError as error:
-            typer.echo(str(error), err=True)
+        _tell("the dialogue is forgotten")
+    elif name == "help":
+        _tell(HELP)
     else:
-        typer.echo(HELP)
+        _set_effort(dialogue, rest[0] if rest else dialogue.effort)
     return True
 
 
-def _answer(dialogue: Chat, line: str, show: Callable[[Piece], None]) -> None:
+def _set_effort(dialogue: Chat, effort: str) -> None:
+    try:
+        resolve_effort(effort, dialogue.revision)
+    except ValueError as error:
+        note(f"dsv4: {error}")
+    else:
+        dialogue.effort = effort
+        _tell(f"effort is {effort}")
+
+
+def _answer(dialogue: Chat, text: str, there: bool) -> None:
     """Print the reply as it comes; Ctrl-C ends it, and what was said stays in the dialogue."""
+    shown = _Shown()
     try:
         with interruptible() as asked:
-            for piece in dialogue.ask(line, interrupted=lambda: bool(asked)):
-                show(piece)
+            for piece in dialogue.ask(text, interrupted=lambda: bool(asked)):
+                shown.add(piece)
     except ValueError as error:
-        typer.echo(f"dsv4: {error}", err=True)
+        if shown.begun:
+            shown.end()
+        note(f"dsv4: {error}")
+        return
     except KeyboardInterrupt:
-        typer.echo("stopped; the last exchange is not kept", err=True)
-    _write("\n")
+        shown.end()
+        if not there:
+            raise
+        note("stopped; the last exchange is not kept")
+        return
+    shown.end()
+    if dialogue.completion.finish_reason == "interrupted" and not there:
+        raise KeyboardInterrupt
+    _note_limit(dialogue.completion, dialogue.model, dialogue.sampling)
 
 
-def _plain(piece: Piece) -> None:
-    _write(piece.text)
+class _Shown:
+    """A reply on stdout, piece by piece."""
+
+    def __init__(self) -> None:
+        plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+        self.dim = sys.stdout.isatty() and not plain
+        self.reasoning, self.begun = False, False
+
+    def add(self, piece: Piece) -> None:
+        """Show one piece, told apart from another kind of piece before it."""
+        if not piece.text:
+            return
+        reasoning, self.begun = isinstance(piece, Reasoning), True
+        if reasoning != self.reasoning:
+            self._turn()
+        write(piece.text, dim=reasoning and self.dim)
+
+    def end(self) -> None:
+        """End the line, and the reasoning if no answer came."""
+        if self.reasoning:
+            self._turn()
+        else:
+            write("\n")
+
+    def _turn(self) -> None:
+        self.reasoning = not self.reasoning
+        opened, closed = ("", "\n\n") if self.dim else ("<think>\n", "\n</think>\n\n")
+        write(opened if self.reasoning else closed)
 
 
-def _styled() -> Callable[[Piece], None]:
-    """Reasoning dim, content plain."""
-    console = Console(highlight=False, markup=False)
+def _note_limit(completion: Completion, model: Transformer, sampling: Sampling) -> None:
+    if completion.finish_reason != "length":
+        return
+    if len(completion.ids) >= sampling.max_tokens:
+        note(f"(cut after {sampling.max_tokens} tokens: --max-tokens allows more)")
+    else:
+        context = model.config.max_position_embeddings
+        note(f"(cut at the end of the context, {context} tokens)")
 
-    def show(piece: Piece) -> None:
-        style = "dim" if isinstance(piece, Reasoning) else None
-        console.print(piece.text, end="", style=style, soft_wrap=True)
 
-    return show
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _tell(text: str) -> None:
+    """What is neither an answer nor an error: beside the answers only where people read both."""
+    (say if sys.stdout.isatty() else note)(text)

@@ -42,11 +42,22 @@ def visible(text: str) -> str:
     return text.translate(CONTROLS)
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
+def argument(text: str, option: str) -> str:
+    """The text of an option: UTF-8 where the locale knows ASCII only. Raises ValueError."""
+    if not _has_raw_bytes(text):
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option}: not UTF-8") from error
+
+
+def write(text: str, stream: TextIO | None = None, *, dim: bool = False) -> None:
     """Write `text` as it is, by default to stdout, and let it be seen at once."""
     stream = stream or sys.stdout
     try:
-        stream.write(text.translate(ON_SCREEN) if stream.isatty() else text)
+        shown = text.translate(ON_SCREEN) if stream.isatty() else text
+        stream.write(f"\x1b[2m{shown}\x1b[0m" if dim and shown else shown)
         stream.flush()
     except BrokenPipeError:
         raise
@@ -80,7 +91,11 @@ def read_text(source: str) -> str:
 
 def read_json(source: str) -> Any:
     """The value of a JSON file, or of stdin for -. Raises ValueError."""
-    name, text = "stdin" if source == "-" else source, read_text(source)
+    return parse_json(read_text(source), "stdin" if source == "-" else source)
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The value of a JSON text that came from `name`. Raises ValueError."""
     if not text.strip():
         raise ValueError(f"{name}: empty, must be JSON")
     try:

@@ -88,7 +88,8 @@ def test_inspect_prints_the_cache():
     million, growing = 1 << 20, 21 * (583 + 68) / 4 + 20 * 583 / 128
     size = cache_bytes(Config.from_preset("flash"), million)
     assert f"cache at 1,048,576   {size.total / million:,.1f} bytes a token" in text
-    assert f"entries {21 * 583 / 4 + 20 * 583 / 128:,.1f}, indexer keys {21 * 17:,.1f}" in text
+    assert f"    entries            {21 * 583 / 4 + 20 * 583 / 128:,.1f}\n" in text
+    assert f"    indexer keys       {21 * 17:,.1f}\n" in text
     assert 0 < size.total / million - growing < 60  # rings
     assert "2.0% of a BF16 GQA cache of 8 heads × 128 channels" in text
     found = json.loads(run("inspect", "flash", "--json"))["cache_bytes"]

@@ -44,12 +44,11 @@ void finish(const Compressor& c, bool exact, int64_t block, float* pooled, uint8
 }  // namespace
 
 void compress(Pool& pool, const Compressor& c, bool exact, const float* raw, int64_t start,
-              int64_t count, int64_t sequence, const Store<float>& tail,
-              const Store<uint8_t>& entries) {
+              int64_t count, const Place& place, const Ring<float>& tail, const Paged& entries) {
   const int64_t m = c.ratio, width = c.width(), first = start / m, last = (start + count) / m;
   const auto row = [&](int64_t position) {
     return position >= start ? raw + (position - start) * 2 * width
-                             : tail.at(sequence, position % tail.capacity);
+                             : tail.at(place.slot, position);
   };
   pool.run(last - first, 1, [&](int64_t task, int) {
     const int64_t block = first + task;
@@ -69,10 +68,10 @@ void compress(Pool& pool, const Compressor& c, bool exact, const float* raw, int
       sources.push_back({r, r + width, c.ape + t * width + own});
     }
     pool_block(sources, c.channels, pooled.data());
-    finish(c, exact, block, pooled.data(), entries.at(sequence, block));
+    finish(c, exact, block, pooled.data(), entries.at(place.table, block));
   });
   for (int64_t t = std::max<int64_t>(0, count - tail.capacity); t < count; ++t) {
-    std::memcpy(tail.at(sequence, (start + t) % tail.capacity), raw + t * 2 * width,
+    std::memcpy(tail.at(place.slot, start + t), raw + t * 2 * width,
                 2 * width * sizeof(float));
   }
 }

@@ -6,13 +6,13 @@
 #include "layer.h"
 #include "pool.h"
 #include "scratch.h"
+#include "span.h"
 
 namespace dsv4::DSV4_ISA {
 
 // Closes the blocks that `count` new tokens after `start` complete: raw rows [count, 2·width] are
 // the new tokens', older ones come from the ring `tail`. Then stores the new rows in the ring.
 void compress(Pool& pool, const Compressor& c, bool exact, const float* raw, int64_t start,
-              int64_t count, int64_t sequence, const Store<float>& tail,
-              const Store<uint8_t>& entries);
+              int64_t count, const Place& place, const Ring<float>& tail, const Paged& entries);
 
 }  // namespace dsv4::DSV4_ISA

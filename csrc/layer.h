@@ -74,19 +74,30 @@ struct Head {
   Matrix weight;
 };
 
-// Rows of one cache store: [batch, capacity, row], bytes or floats.
+// State of a fixed size: [slots, capacity, row], bytes or floats; position p in row p mod capacity.
 template <class T>
-struct Store {
+struct Ring {
   T* data = nullptr;
-  int64_t capacity = 0, row = 0;
-  T* at(int64_t sequence, int64_t slot) const {
-    return data + (sequence * capacity + slot) * row;
+  int64_t slots = 0, capacity = 0, row = 0;
+  T* at(int64_t slot, int64_t position) const {
+    return data + (slot * capacity + position % capacity) * row;
   }
 };
 
+// Entries of all sequences: [pages, page_rows, row]; a sequence's table names its pages in order.
+struct Paged {
+  uint8_t* data = nullptr;
+  int64_t pages = 0, page_rows = 0, row = 0;
+  uint8_t* at(const int32_t* table, int64_t entry) const {
+    return data + (table[entry / page_rows] * page_rows + entry % page_rows) * row;
+  }
+  int64_t left_in_page(int64_t entry) const { return page_rows - entry % page_rows; }
+};
+
 struct LayerState {
-  Store<uint8_t> window, entries, keys;
-  Store<float> tail, index_tail;  // raw compressor rows: values | scores
+  Ring<uint8_t> window;
+  Paged entries, keys;
+  Ring<float> tail, index_tail;  // raw compressor rows: values | scores
 };
 
 }  // namespace dsv4

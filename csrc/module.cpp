@@ -73,6 +73,7 @@ struct OwnedMatrix {
 };
 
 using Places = std::vector<std::pair<uintptr_t, int64_t>>;  // addresses and bytes
+using Tables = Places;                                      // addresses and pages
 
 struct OwnedResidency {
   Residency value;
@@ -212,11 +213,18 @@ void complete(Layer& layer) {
 }
 
 template <class T, class Array>
-Store<T> store_of(const std::optional<Array>& array) {
+Ring<T> ring_of(const std::optional<Array>& array) {
   if (!array) return {};
-  if (array->ndim() != 3) throw std::invalid_argument("a store has three axes");
-  return {array->data(), static_cast<int64_t>(array->shape(1)),
-          static_cast<int64_t>(array->shape(2))};
+  if (array->ndim() != 3) throw std::invalid_argument("a ring has three axes");
+  return {array->data(), static_cast<int64_t>(array->shape(0)),
+          static_cast<int64_t>(array->shape(1)), static_cast<int64_t>(array->shape(2))};
+}
+
+Paged paged_of(const std::optional<Bytes>& array) {
+  if (!array) return {};
+  if (array->ndim() != 3) throw std::invalid_argument("a store of pages has three axes");
+  return {array->data(), static_cast<int64_t>(array->shape(0)),
+          static_cast<int64_t>(array->shape(1)), static_cast<int64_t>(array->shape(2))};
 }
 
 struct OwnedState {
@@ -228,11 +236,11 @@ struct OwnedState {
   OwnedState(Bytes window, std::optional<Bytes> entries, std::optional<Floats> tail,
              std::optional<Bytes> keys, std::optional<Floats> index_tail)
       : window(window), entries(entries), keys(keys), tail(tail), index_tail(index_tail) {
-    value.window = store_of<uint8_t>(std::optional<Bytes>(window));
-    value.entries = store_of<uint8_t>(entries);
-    value.keys = store_of<uint8_t>(keys);
-    value.tail = store_of<float>(tail);
-    value.index_tail = store_of<float>(index_tail);
+    value.window = ring_of<uint8_t>(std::optional<Bytes>(window));
+    value.entries = paged_of(entries);
+    value.keys = paged_of(keys);
+    value.tail = ring_of<float>(tail);
+    value.index_tail = ring_of<float>(index_tail);
   }
 };
 
@@ -256,8 +264,16 @@ NB_MODULE(_native, m) {
       }, nb::arg("x"), nb::arg("y"), nb::arg("low"));
 
   nb::class_<Span>(m, "Span")
-      .def(nb::init<int64_t, const std::vector<int64_t>&, const std::vector<int64_t>&>(),
-           nb::arg("columns"), nb::arg("starts"), nb::arg("lengths"));
+      .def("__init__", [](Span* span, int64_t columns, const std::vector<int64_t>& starts,
+                          const std::vector<int64_t>& lengths, const std::vector<int64_t>& slots,
+                          const Tables& tables) {
+        std::vector<Place> places;
+        for (size_t b = 0; b < slots.size(); ++b) {
+          places.push_back({slots[b], address<const int32_t>(tables[b].first), tables[b].second});
+        }
+        new (span) Span(columns, starts, lengths, places);
+      }, nb::arg("columns"), nb::arg("starts"), nb::arg("lengths"), nb::arg("slots"),
+         nb::arg("tables"));
 
   nb::class_<OwnedState>(m, "LayerState")
       .def(nb::init<Bytes, std::optional<Bytes>, std::optional<Floats>, std::optional<Bytes>,

@@ -31,11 +31,11 @@ class SegmentAttention {
     const int64_t c = a_.channels;
     if (a_.ratio > 0) {
       compress(pool_, a_.compressor, exact_, p_.raw + s.row * 2 * a_.compressor.width(), s.start,
-               s.count, s.sequence, state_.tail, state_.entries);
+               s.count, s.place, state_.tail, state_.entries);
     }
     if (a_.index_heads > 0) {
       compress(pool_, a_.index_compressor, exact_,
-               p_.index_raw + s.row * 2 * a_.index_compressor.width(), s.start, s.count, s.sequence,
+               p_.index_raw + s.row * 2 * a_.index_compressor.width(), s.start, s.count, s.place,
                state_.index_tail, state_.keys);
     }
     previous_ = std::min(a_.window - 1, s.start);
@@ -43,14 +43,14 @@ class SegmentAttention {
     pool_.run(previous_ + s.count, UNPACKED, [&](int64_t i, int) {
       const int64_t position = s.start - previous_ + i;
       const uint8_t* row = i < previous_
-                               ? state_.window.at(s.sequence, position % state_.window.capacity)
+                               ? state_.window.at(s.place.slot, position)
                                : p_.packed + (s.row + i - previous_) * p_.row_bytes;
       unpack_entry(row, c, a_.rotary, window + i * c);
     });
     window_ = window;
     attend_queries();
     for (int64_t t = std::max<int64_t>(0, s.count - state_.window.capacity); t < s.count; ++t) {
-      std::memcpy(state_.window.at(s.sequence, (s.start + t) % state_.window.capacity),
+      std::memcpy(state_.window.at(s.place.slot, s.start + t),
                   p_.packed + (s.row + t) * p_.row_bytes, p_.row_bytes);
     }
   }
@@ -67,7 +67,7 @@ class SegmentAttention {
     if (stored > 0 && wanted >= stored) {
       float* unpacked = arena_.take<float>(stored * c);
       pool_.run(stored, UNPACKED, [&](int64_t i, int) {
-        unpack_entry(state_.entries.at(s.sequence, i), c, a_.rotary, unpacked + i * c);
+        unpack_entry(state_.entries.at(s.place.table, i), c, a_.rotary, unpacked + i * c);
       });
       all = unpacked;
     }
@@ -88,12 +88,16 @@ class SegmentAttention {
     uint16_t* ranks = arena_.take<uint16_t>((last - first) * stored);
     pool_.run((seen + KEY_RANGE - 1) / KEY_RANGE, 1, [&](int64_t task, int) {
       const int64_t low = task * KEY_RANGE, count = std::min(KEY_RANGE, seen - low);
-      int64_t visible[QUERIES];
-      for (int64_t t = first; t < last; ++t) {
-        visible[t - first] = std::min(count, (s.start + t + 1) / a_.ratio - low);
+      for (int64_t key = low; key < low + count;) {  // keys of one page lie side by side
+        const int64_t some = std::min(low + count - key, state_.keys.left_in_page(key));
+        int64_t visible[QUERIES];
+        for (int64_t t = first; t < last; ++t) {
+          visible[t - first] = std::min(some, (s.start + t + 1) / a_.ratio - key);
+        }
+        index_ranks(p_.prepared + (s.row + first) * p_.query_bytes, last - first, visible, ih, ic,
+                    state_.keys.at(s.place.table, key), some, ranks + key, stored);
+        key += some;
       }
-      index_ranks(p_.prepared + (s.row + first) * p_.query_bytes, last - first, visible, ih, ic,
-                  state_.keys.at(s.sequence, low), count, ranks + low, stored);
     });
     return ranks;
   }
@@ -141,7 +145,7 @@ class SegmentAttention {
     for (int64_t i = 0; i < entries; ++i) {
       const int64_t entry = picks ? chosen[i] : i;
       if (all == nullptr) {
-        unpack_entry(state_.entries.at(s.sequence, entry), c, a_.rotary, unpacked + i * c);
+        unpack_entry(state_.entries.at(s.place.table, entry), c, a_.rotary, unpacked + i * c);
       }
       keys.data[seen + i] = all ? all + entry * c : unpacked + i * c;
     }

@@ -10,9 +10,17 @@ namespace dsv4 {
 
 constexpr int64_t ROWS = 512;
 
+// Where a sequence's state lies: its slot in the rings, its pages of entries in order.
+struct Place {
+  int64_t slot = 0;
+  const int32_t* table = nullptr;
+  int64_t pages = 0;
+};
+
 struct Segment {
-  int64_t sequence, start, count;  // start: tokens seen before
-  int64_t row;                     // of its first token in the pass
+  Place place;
+  int64_t start, count;  // start: tokens seen before
+  int64_t row;           // of its first token in the pass
 };
 
 struct Pass {
@@ -25,21 +33,21 @@ struct Pass {
 struct Span {
   std::vector<Pass> passes;
 
-  Span(int64_t columns, const std::vector<int64_t>& starts, const std::vector<int64_t>& lengths) {
+  Span(int64_t columns, const std::vector<int64_t>& starts, const std::vector<int64_t>& lengths,
+       const std::vector<Place>& places) {
     for (size_t b = 0; b < lengths.size(); ++b) {
       for (int64_t t = 0; t < lengths[b]; t += ROWS) {
         const int64_t count = std::min(ROWS, lengths[b] - t);
-        const int64_t sequence = static_cast<int64_t>(b);
-        add(sequence, starts[b] + t, count, sequence * columns + t);
+        add(places[b], starts[b] + t, count, static_cast<int64_t>(b) * columns + t);
       }
     }
   }
 
  private:
-  void add(int64_t sequence, int64_t start, int64_t count, int64_t source) {
+  void add(const Place& place, int64_t start, int64_t count, int64_t source) {
     if (passes.empty() || passes.back().rows + count > ROWS) passes.emplace_back();
     Pass& pass = passes.back();
-    pass.segments.push_back({sequence, start, count, pass.rows});
+    pass.segments.push_back({place, start, count, pass.rows});
     pass.rows += count;
     for (int64_t i = 0; i < count; ++i) {
       pass.sources.push_back(source + i);

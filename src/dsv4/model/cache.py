@@ -1,13 +1,20 @@
-"""The heterogeneous cache. All state follows from `lengths`, so stepping back is setting them.
+"""The heterogeneous cache: fixed state per sequence in slots, growing entries in pages.
 
-Per layer: a ring of window entries; on CSA and HCA layers a ring of raw compressor rows (the tail
-state: the unfinished block and, for CSA, the block before it) and the entries of closed blocks.
-Rings hold `window` positions more than a forward reads: that is how far `truncate` can go back.
+Per layer and slot: a ring of window entries; on CSA and HCA layers a ring of raw compressor rows (the
+tail state: the unfinished block and, for CSA, the block before it). Entries of closed blocks lie in
+pages of `page_tokens` tokens, numbered alike in every layer, so one table a sequence serves them all.
+
+All state follows from a sequence's length, so stepping back is setting it. Rings hold `window`
+positions more than a forward reads: that is how far `truncate` can go back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from array import array
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,24 +24,32 @@ from dsv4.model.precision import Precision
 from dsv4.model.rows import FloatRows, RowFormat
 from dsv4.model.span import Rows, Span
 
+PAGE = 128  # tokens of a page at least
+
+
+def page_tokens(config: Config) -> int:
+    """Tokens of a page: the smallest multiple of every ratio from PAGE on (128 in the release)."""
+    block = math.lcm(*(ratio for ratio in config.compress_ratios if ratio))
+    return block * math.ceil(PAGE / block)
+
 
 class Ring:
-    """The last `capacity` rows of each sequence: position p lies in slot p mod capacity."""
+    """The last `capacity` rows of each slot: position p lies in row p mod capacity."""
 
     def __init__(
         self,
-        batch: int,
+        slots: int,
         capacity: int,
         rows: RowFormat,
         device: torch.device | str,
     ):
         self.capacity = capacity
-        self.data = torch.zeros(batch, capacity, rows.width, dtype=rows.dtype, device=device)
+        self.data = torch.zeros(slots, capacity, rows.width, dtype=rows.dtype, device=device)
 
     def recent(self, span: Span, count: int) -> Tensor:
         """The `count` rows before the span: [b, count, width]; junk before position 0."""
         rows = self.data.flatten(0, 1).index_select(0, span.recent(self.capacity, count))
-        return rows.view(self.data.shape[0], count, self.data.shape[2])
+        return rows.view(len(span.starts), count, self.data.shape[2])
 
     def append(self, span: Span, new: Tensor) -> None:
         """Store the span's rows: new [b, n, width]."""
@@ -42,23 +57,28 @@ class Ring:
 
 
 class Entries:
-    """A growing store of compressed entries: [b, capacity, width]."""
+    """Compressed entries in pages: [pages, rows a page, width]."""
 
-    def __init__(self, batch: int, rows: RowFormat, device: torch.device | str):
-        self.data = torch.zeros(batch, 0, rows.width, dtype=rows.dtype, device=device)
+    def __init__(
+        self, pages: int, page_rows: int, ratio: int, rows: RowFormat, device: torch.device | str
+    ):
+        self.ratio, self.page_rows = ratio, page_rows
+        self.data = torch.zeros(pages, page_rows, rows.width, dtype=rows.dtype, device=device)
 
-    def reserve(self, total: int) -> None:
-        """Make room for `total` entries."""
-        batch, capacity, width = self.data.shape
-        if total > capacity:
-            grown = self.data.new_zeros(batch, max(total, 2 * capacity, 16), width)
-            grown[:, :capacity] = self.data
-            self.data = grown
+    def grow(self, pages: int) -> None:
+        """Make room for `pages` pages in all."""
+        grown = self.data.new_zeros(pages, *self.data.shape[1:])
+        grown[: len(self.data)] = self.data
+        self.data = grown
 
-    def append(self, span: Span, ratio: int, new: Tensor) -> None:
+    def read(self, span: Span) -> Tensor:
+        """The entries of each sequence after the span: [b, total, width]; junk where one has less."""
+        rows = self.data.flatten(0, 1).index_select(0, span.entries(self.ratio, self.page_rows))
+        return rows.view(len(span.starts), span.total(self.ratio), self.data.shape[2])
+
+    def append(self, span: Span, new: Tensor) -> None:
         """Store the entries of the blocks that the span closes: new [b, closing, width]."""
-        self.reserve(span.total(ratio))
-        _write(self.data, span.entry_rows(ratio, self.data.shape[1]), new)
+        _write(self.data, span.entry_rows(self.ratio, self.page_rows), new)
 
 
 class CompressorState:
@@ -69,63 +89,172 @@ class CompressorState:
 
 
 class LayerState:
-    """What one attention layer keeps."""
+    """What one attention layer keeps, of `slots` sequences and in `pages` pages."""
 
     def __init__(
         self,
         config: Config,
         layer: int,
-        batch: int,
+        slots: int,
+        pages: int,
         precision: Precision,
         device: torch.device | str,
     ):
         window, entry_rows = config.sliding_window, precision.entry_rows(config)
-        self.window = Ring(batch, 2 * window, entry_rows, device)
+        self.window = Ring(slots, 2 * window, entry_rows, device)
         self.compressor: CompressorState | None = None
         self.indexer: CompressorState | None = None
         kind = config.kind(layer)
         if kind is LayerKind.SLIDING:
             return
-        halves = 2 if kind is LayerKind.CSA else 1
-        rows = window + halves * config.compress_ratios[layer]
+        halves, ratio = 2 if kind is LayerKind.CSA else 1, config.compress_ratios[layer]
+        page_rows = page_tokens(config) // ratio
 
         def state(channels: int, stored: RowFormat) -> CompressorState:
             raw = FloatRows(2 * halves * channels, torch.float32)
-            return CompressorState(Ring(batch, rows, raw, device), Entries(batch, stored, device))
+            return CompressorState(
+                Ring(slots, window + halves * ratio, raw, device),
+                Entries(pages, page_rows, ratio, stored, device),
+            )
 
         self.compressor = state(config.head_dim, entry_rows)
         if kind is LayerKind.CSA:
             self.indexer = state(config.index_head_dim, precision.key_rows(config))
 
+    @property
+    def rings(self) -> list[Ring]:
+        """The stores that are divided into slots."""
+        return [self.window, *(part.tail for part in self._parts)]
 
-class Cache:
-    """State of `batch` sequences, each at its own length.
+    @property
+    def entries(self) -> list[Entries]:
+        """The stores that are divided into pages."""
+        return [part.entries for part in self._parts]
 
-    `lengths[b]` is the number of tokens that sequence b has seen.
-    """
+    @property
+    def _parts(self) -> list[CompressorState]:
+        return [part for part in (self.compressor, self.indexer) if part is not None]
+
+
+class Pages(Protocol):
+    """Where a sequence gets its next page from."""
+
+    def take(self) -> int:
+        """The number of a page that nobody holds."""
+        ...
+
+
+class Stores:
+    """All layers' state: `slots` sequences, and pages that grow as they are taken, or do not."""
 
     def __init__(
         self,
         config: Config,
-        batch: int,
+        slots: int,
+        pages: int,
         *,
-        layers: Sequence[int] | None = None,
+        layers: Many[int] | None = None,
         precision: Precision,
         device: torch.device | str = "cpu",
     ):
-        self.config, self.batch = config, batch
-        self.lengths = [0] * batch
-        self._reached = [0] * batch  # the longest each has been: older ring slots are overwritten
+        self.config, self.slots, self.pages = config, slots, pages
+        self.page_tokens = page_tokens(config)
         numbers = range(config.num_hidden_layers) if layers is None else layers
-        self.layers = [LayerState(config, layer, batch, precision, device) for layer in numbers]
+        self.layers = [
+            LayerState(config, layer, slots, pages, precision, device) for layer in numbers
+        ]
+        self._taken = 0
+
+    def take(self) -> int:
+        """The next page, the stores doubled where it does not fit."""
+        if self._taken == self.pages:
+            self.pages = max(2 * self.pages, 4)
+            for layer in self.layers:
+                for entries in layer.entries:
+                    entries.grow(self.pages)
+        self._taken += 1
+        return self._taken - 1
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot in all layers."""
+        return sum(ring.data[0].nbytes for layer in self.layers for ring in layer.rings)
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page in all layers."""
+        return sum(
+            entries.page_rows * entries.data.shape[2] * entries.data.itemsize
+            for layer in self.layers
+            for entries in layer.entries
+        )
+
+
+@dataclass(eq=False)
+class SequenceState:
+    """One sequence: its slot, its pages in order, and the tokens that it has seen."""
+
+    slot: int
+    pages: array[int] = field(default_factory=lambda: array("i"))
+    length: int = 0
+    reached: int = 0  # the longest it has been: older ring slots are overwritten
+
+    @classmethod
+    def whole(cls, config: Config, number: int, tokens: int) -> SequenceState:
+        """Sequence `number` of a batch of `tokens` tokens each, its pages behind the others'."""
+        pages = math.ceil(tokens / page_tokens(config))
+        return cls(number, array("i", range(number * pages, (number + 1) * pages)))
+
+    def oldest(self, window: int) -> int:
+        """The shortest length that it can step back to."""
+        return max(0, self.reached - window)
+
+
+class Cache:
+    """A batch of sequences, each at its own length.
+
+    `lengths[b]` is the number of tokens that sequence b has seen. An engine makes one for each step
+    from the sequences that run; `new_cache` of a model makes one with stores of its own.
+    """
+
+    def __init__(self, stores: Stores, sequences: Many[SequenceState], pages: Pages | None = None):
+        self.stores, self.sequences = stores, list(sequences)
+        self._pages = stores if pages is None else pages
+
+    @property
+    def config(self) -> Config:
+        """The model's."""
+        return self.stores.config
+
+    @property
+    def layers(self) -> list[LayerState]:
+        """State of each layer."""
+        return self.stores.layers
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return len(self.sequences)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that each sequence has seen."""
+        return [sequence.length for sequence in self.sequences]
+
+    def reserve(self, lengths: Many[int]) -> None:
+        """Give each sequence the pages that `lengths[b]` more tokens need."""
+        size = self.stores.page_tokens
+        for sequence, more in zip(self.sequences, lengths, strict=True):
+            while len(sequence.pages) * size < sequence.length + more:
+                sequence.pages.append(self._pages.take())
 
     def advance(self, span: Span) -> None:
         """Count the span's tokens as seen, once every layer has stored them."""
-        for b, length in enumerate(span.lengths):
-            self.lengths[b] += length
-            self._reached[b] = max(self._reached[b], self.lengths[b])
+        for sequence, length in zip(self.sequences, span.lengths, strict=True):
+            sequence.length += length
+            sequence.reached = max(sequence.reached, sequence.length)
 
-    def truncate(self, length: int | Sequence[int]) -> None:
+    def truncate(self, length: int | Many[int]) -> None:
         """Step back to `length` tokens (one for all sequences, or one each).
 
         Any of the last `sliding_window` positions can be reached. Raises ValueError, with the
@@ -134,26 +263,20 @@ class Cache:
         wanted = [length] * self.batch if isinstance(length, int) else list(length)
         if len(wanted) != self.batch:
             raise ValueError(f"truncate got {len(wanted)} lengths for {self.batch} sequences")
-        for b, (new, now, reached) in enumerate(
-            zip(wanted, self.lengths, self._reached, strict=True)
-        ):
-            oldest = max(0, reached - self.config.sliding_window)
+        for b, (new, sequence) in enumerate(zip(wanted, self.sequences, strict=True)):
+            oldest, now = sequence.oldest(self.config.sliding_window), sequence.length
             if not oldest <= new <= now:
                 raise ValueError(
                     f"sequence {b} cannot step to length {new}: it holds {now} tokens and keeps "
                     f"the state of lengths {oldest} to {now}; start a new cache to go further back"
                 )
-        self.lengths = wanted
+        for new, sequence in zip(wanted, self.sequences, strict=True):
+            sequence.length = new
 
     def nbytes(self) -> int:
-        """Bytes allocated for all sequences and layers."""
-        total = 0
-        for layer in self.layers:
-            total += layer.window.data.nbytes
-            for state in (layer.compressor, layer.indexer):
-                if state is not None:
-                    total += state.tail.data.nbytes + state.entries.data.nbytes
-        return total
+        """Bytes that the sequences hold: their slots and pages in all layers."""
+        pages = sum(len(sequence.pages) for sequence in self.sequences)
+        return self.batch * self.stores.slot_bytes + pages * self.stores.page_bytes
 
 
 def _write(store: Tensor, rows: Rows, new: Tensor) -> None:

@@ -49,8 +49,8 @@ class Compressor(nn.Module):
         if state is None:
             return new
         state.tail.append(span, raw)
-        state.entries.append(span, self.ratio, new)
-        return state.entries.data
+        state.entries.append(span, new)
+        return state.entries.read(span)
 
     def _close(self, raw: Tensor, span: Span, state: CompressorState | None) -> Tensor:
         """The entries of the blocks that the span closes: [b, closing, channels]."""

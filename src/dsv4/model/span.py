@@ -6,10 +6,11 @@ worked out here once and shared by all layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,22 +31,38 @@ class QueryBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a [batch · capacity] store to read or write, as flat indices."""
+    """Which rows of a [slots · capacity] or [pages · rows] store to write, as flat indices."""
 
     index: Tensor  # int64 [rows]
     source: Tensor | None = None  # flat rows of the new tokens to write; None means all of them
+
+
+class Place(Protocol):
+    """Where a sequence's state lies: its slot in the rings, its pages of entries in order."""
+
+    slot: int
+    pages: array[int]
 
 
 class Span:
     """n new columns after `starts[b]` earlier tokens of each sequence.
 
     `lengths[b] <= n` says how many columns of row b are real tokens; the rest is padding on the
-    right, which is computed but never stored.
+    right, which is computed but never stored. `places[b]` says where sequence b's state lies.
     """
 
-    def __init__(self, starts: list[int], n: int, lengths: list[int], window: int, device: Any):
+    def __init__(
+        self,
+        starts: list[int],
+        n: int,
+        lengths: list[int],
+        window: int,
+        device: Any,
+        places: Sequence[Place],
+    ):
         self.starts, self.n, self.lengths, self.window = starts, n, lengths, window
         self.device = device
+        self.places = places
         self.uniform = len(set(starts)) == 1 and all(length == n for length in lengths)
         self.previous = min(window - 1, max(starts))  # window entries read from the cache
         self._memo: dict[tuple[Any, ...], Any] = {}
@@ -166,23 +183,47 @@ class Span:
         kept = ((column < ends) & (column >= ends - capacity)).flatten().nonzero().squeeze(1)
         return Rows(index[kept], kept)
 
-    def entry_rows(self, ratio: int, capacity: int) -> Rows:
+    def entry_rows(self, ratio: int, page_rows: int) -> Rows:
         """Rows of an entry store that the closing blocks fill."""
-        return self.once(("entry", ratio, capacity), lambda: self._entry_rows(ratio, capacity))
+        return self.once(("closed", ratio, page_rows), lambda: self._entry_rows(ratio, page_rows))
 
-    def _entry_rows(self, ratio: int, capacity: int) -> Rows:
+    def _entry_rows(self, ratio: int, page_rows: int) -> Rows:
         block = torch.arange(self.closing(ratio), device=self.device)
         first = self._starts_column() // ratio
-        index = self._flat(first + block, capacity)
+        index = self._paged(first + block, page_rows)
         if self.uniform:
             return Rows(index)
         ends = self._starts_column() + torch.tensor(self.lengths, device=self.device).unsqueeze(1)
         kept = (first + block < ends // ratio).flatten().nonzero().squeeze(1)
         return Rows(index[kept], kept)
 
+    def entries(self, ratio: int, page_rows: int) -> Tensor:
+        """Rows of all entries after the span, junk where a sequence has less: flat [b · total]."""
+
+        def make() -> Tensor:
+            entry = torch.arange(self.total(ratio), device=self.device)
+            return self._paged(entry.expand(len(self.starts), -1), page_rows)
+
+        return self.once(("entries", ratio, page_rows), make)
+
     def _starts_column(self) -> Tensor:
         return self.start.expand(len(self.starts), 1)
 
+    @cached_property
+    def _slots_column(self) -> Tensor:
+        return torch.tensor([place.slot for place in self.places], device=self.device).unsqueeze(1)
+
+    @cached_property
+    def _tables(self) -> Tensor:
+        """The pages of each sequence, in order, then page 0: int64 [b, most pages]."""
+        most = max(1, *(len(place.pages) for place in self.places))
+        rows = [[*place.pages, *[0] * (most - len(place.pages))] for place in self.places]
+        return torch.tensor(rows, device=self.device)
+
     def _flat(self, rows: Tensor, capacity: int) -> Tensor:
-        offset = torch.arange(len(self.starts), device=self.device).unsqueeze(1) * capacity
-        return (rows + offset).flatten()
+        return (rows + self._slots_column * capacity).flatten()
+
+    def _paged(self, entry: Tensor, page_rows: int) -> Tensor:
+        """Entries [b, some] of each sequence as flat rows of a paged store."""
+        place = (entry // page_rows).clamp(max=self._tables.shape[1] - 1)
+        return (self._tables.gather(1, place) * page_rows + entry % page_rows).flatten()

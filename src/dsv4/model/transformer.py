@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dsv4.config import Config
 from dsv4.model.block import Block, StreamHead
-from dsv4.model.cache import Cache
+from dsv4.model.cache import Cache, SequenceState, Stores
 from dsv4.model.dspark import Stage
 from dsv4.model.initial import initialize
 from dsv4.model.layers import Float32Linear
@@ -90,14 +90,21 @@ class Transformer(Twinned[Head], StreamHead):
 
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` sequences."""
-        return Cache(self.config, batch, precision=self.precision, device=self.device)
+        return self._cache(batch)
 
     def new_draft_cache(self, batch: int) -> Cache:
         """An empty cache of the MTP block, whose rows are one behind the main model's tokens."""
-        layer = self.config.num_hidden_layers
-        return Cache(
-            self.config, batch, layers=[layer], precision=self.precision, device=self.device
+        return self._cache(batch, [self.config.num_hidden_layers])
+
+    def new_stores(self, slots: int, pages: int, layers: Sequence[int] | None = None) -> Stores:
+        """State of `slots` sequences and `pages` pages of entries, in all layers or in some."""
+        return Stores(
+            self.config, slots, pages, layers=layers, precision=self.precision, device=self.device
         )
+
+    def _cache(self, batch: int, layers: Sequence[int] | None = None) -> Cache:
+        stores = self.new_stores(batch, 0, layers)
+        return Cache(stores, [SequenceState(slot) for slot in range(batch)])
 
     def forward(
         self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
@@ -184,4 +191,9 @@ class Transformer(Twinned[Head], StreamHead):
                 f"the sequence would have {longest} tokens, the context is {context}: shorten it, "
                 "or raise max_position_embeddings"
             )
-        return Span(starts, n, real, self.config.sliding_window, ids.device)
+        if cache is None:
+            places = [SequenceState.whole(self.config, number, n) for number in range(b)]
+        else:
+            cache.reserve(real)
+            places = cache.sequences
+        return Span(starts, n, real, self.config.sliding_window, ids.device, places)

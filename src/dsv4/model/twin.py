@@ -154,7 +154,7 @@ class LayerTwin:
         self.module, self.config, self.layer = module, config, layer
         self.precision, self.ratio, self.held = block.precision, block.attn.ratio, held
         self.places = _places(self.reads(block))
-        self.seen: WeakKeyDictionary[LayerState, Stores] = WeakKeyDictionary()
+        self.seen: WeakKeyDictionary[LayerState, Seen] = WeakKeyDictionary()
         self.native = module.Layer(exact=block.precision.mode == "exact")
         for name in INTEGERS.split():
             self.native.integer(name, getattr(config, name))
@@ -247,37 +247,33 @@ class LayerTwin:
 
     def _new_span(self, span: Span) -> Any:
         native.use_threads(self.module)
-        return self.module.Span(span.n, span.starts, span.lengths)
+        slots = [place.slot for place in span.places]
+        tables = [place.pages.buffer_info() for place in span.places]
+        return self.module.Span(span.n, span.starts, span.lengths, slots, tables)
 
     def _stores(self, state: LayerState | None, span: Span) -> Any:
-        """The layer's stores, with room for the entries that the span adds."""
+        """The layer's stores as the native module sees them."""
         if state is None:
-            batch = len(span.starts)
-            state = LayerState(self.config, self.layer, batch, self.precision, "cpu")
-        total = span.total(self.ratio) if self.ratio else 0
+            pages = sum(len(place.pages) for place in span.places)
+            batch = len(span.places)
+            state = LayerState(self.config, self.layer, batch, pages, self.precision, "cpu")
         seen = self.seen.get(state)
-        if seen is None or not seen.hold(state, total):
-            seen = self.seen[state] = Stores(self.module, state, total)
+        if seen is None or not seen.hold(state):
+            seen = self.seen[state] = Seen(self.module, state)
         return seen.native
 
 
-class Stores:
+class Seen:
     """What one LayerState stores, as the native module sees it."""
 
-    def __init__(self, module: ModuleType, state: LayerState, total: int):
-        for part in (state.compressor, state.indexer):
-            if part is not None:
-                part.entries.reserve(total)
+    def __init__(self, module: ModuleType, state: LayerState):
         self.entries, tail = _stored(state.compressor)
         keys, index_tail = _stored(state.indexer)
-        self.room = 0 if self.entries is None else self.entries.shape[1]
         self.native = module.LayerState(state.window.data, self.entries, tail, keys, index_tail)
 
-    def hold(self, state: LayerState, total: int) -> bool:
-        """Whether they are still the state's, with room for `total` entries of a sequence."""
-        if state.compressor is None:
-            return True
-        return total <= self.room and state.compressor.entries.data is self.entries
+    def hold(self, state: LayerState) -> bool:
+        """Whether they are still the state's, which has not grown."""
+        return state.compressor is None or state.compressor.entries.data is self.entries
 
 
 def _stored(state: CompressorState | None) -> tuple[Tensor | None, Tensor | None]:

@@ -1,5 +1,7 @@
 """The cache's bytes against the formula by hand, and against the rows that a cache really holds."""
 
+import math
+
 import pytest
 import torch
 
@@ -41,16 +43,16 @@ def test_constant_parts_do_not_grow():
 
 @pytest.mark.parametrize("tokens", [0, 3, 256, 300])
 def test_a_cache_holds_these_bytes(make_checkpoint, make_ids, tokens):
-    """The bytes of a packed cache's stores, whose entries have room to grow."""
+    """The bytes of a packed cache, whose last page has room for more entries."""
     model = dsv4.load(make_checkpoint())
     cache = model.new_cache(1)
     if tokens:
         with torch.inference_mode():
             model(make_ids(1, tokens).cpu(), cache)
-    spare = 0
-    for layer, state in enumerate(cache.layers):
-        for part in (state.compressor, state.indexer):
-            if part is not None:
-                _, capacity, width = part.entries.data.shape
-                spare += (capacity - tokens // model.config.compress_ratios[layer]) * width
+    pages, spare = len(cache.sequences[0].pages), 0
+    assert pages == math.ceil(tokens / cache.stores.page_tokens)
+    for state in cache.layers:
+        for entries in state.entries:
+            held = pages * entries.page_rows
+            spare += (held - tokens // entries.ratio) * entries.data.shape[2]
     assert cache.nbytes() - spare == cache_bytes(model.config, tokens).total

@@ -134,7 +134,7 @@ def test_the_cache_is_bytes(model, ids):
     ):
         assert data.dtype is torch.uint8 and data.shape[-1] == width
     assert state.compressor.tail.data.dtype is torch.float32
-    csa, hca = 150 // 4, 16  # a store begins with 16
+    csa, hca = 256 // 4, 256 // 16  # 150 tokens in whole pages of 128
     assert cache.nbytes() - empty == 2 * (2 * csa * (entry + key) + 2 * hca * entry)
     rings = 5 * 2 * config.sliding_window * entry
     halves = 2 * (2 * (config.head_dim + config.index_head_dim) * (16 + 8) * 2)

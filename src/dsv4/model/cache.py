@@ -178,7 +178,8 @@ class Stores:
     @property
     def slot_bytes(self) -> int:
         """Bytes of one slot in all layers."""
-        return sum(ring.data[0].nbytes for layer in self.layers for ring in layer.rings)
+        rings = (ring.data for layer in self.layers for ring in layer.rings)
+        return sum(data.shape[1] * data.shape[2] * data.itemsize for data in rings)
 
     @property
     def page_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Sequences in scattered slots and pages give the same logits to the bit as a cache of their own."""
+"""Sequences in scattered slots and pages: to the bit the logits of a cache of their own."""
 
 from array import array
 

@@ -1,8 +1,8 @@
 """The heterogeneous cache: fixed state per sequence in slots, growing entries in pages.
 
-Per layer and slot: a ring of window entries; on CSA and HCA layers a ring of raw compressor rows (the
-tail state: the unfinished block and, for CSA, the block before it). Entries of closed blocks lie in
-pages of `page_tokens` tokens, numbered alike in every layer, so one table a sequence serves them all.
+Per layer and slot: a ring of window entries; on CSA and HCA layers a ring of raw compressor rows
+(the tail state: the unfinished block and, for CSA, the block before it). Entries of closed blocks
+lie in pages of `page_tokens` tokens, numbered alike in every layer: one table serves them all.
 
 All state follows from a sequence's length, so stepping back is setting it. Rings hold `window`
 positions more than a forward reads: that is how far `truncate` can go back.
@@ -72,7 +72,7 @@ class Entries:
         self.data = grown
 
     def read(self, span: Span) -> Tensor:
-        """The entries of each sequence after the span: [b, total, width]; junk where one has less."""
+        """Each sequence's entries after the span: [b, total, width]; junk where one has less."""
         rows = self.data.flatten(0, 1).index_select(0, span.entries(self.ratio, self.page_rows))
         return rows.view(len(span.starts), span.total(self.ratio), self.data.shape[2])
 

@@ -87,6 +87,34 @@ def llama_cpp() -> str:
     return "\n".join(lines[:-1])
 
 
+def batch() -> str:
+    """The table of benchmarks/batch.py's last run, where there was one."""
+    file = RESULTS / "batch.json"
+    if not file.exists():
+        return ""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    contexts = sorted({row["context"] for row in report["rows"]})
+    mixed = report["mixed ms"]
+    lines = [
+        f"Shape `{report['shape']}`, packed, {report['machine']}; tokens/s of sequences that are "
+        "decoded together at ragged lengths up to the stated one, and what that is of one "
+        f"sequence's; medians of {report['rounds']} alternating rounds (`benchmarks/batch.py`):",
+        "",
+        "| sequences | " + " | ".join(f"after {context}" for context in contexts) + " |",
+        "| --- |" + " --- |" * len(contexts),
+    ]
+    for count in sorted({row["sequences"] for row in report["rows"]}):
+        found = {row["context"]: row for row in report["rows"] if row["sequences"] == count}
+        cells = (f"{found[c]['tokens/s']:,.0f} (×{found[c]['ratio']:.2f})" for c in contexts)
+        lines.append(f"| {count} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"A prompt of 512 tokens takes {mixed['prefill']:.0f} ms, a step of seven other sequences "
+        f"{mixed['decode']:.1f}, both in one call {mixed['together']:.0f}.",
+    ]
+    return "\n".join(lines)
+
+
 def resident() -> str:
     """The table of benchmarks/resident.py's last run."""
     report = json.loads((RESULTS / "resident.json").read_text(encoding="utf-8"))
@@ -148,6 +176,7 @@ def main() -> None:
     parts = (
         ("README.md", "speed", speed),
         ("README.md", "llama.cpp", llama_cpp),
+        ("README.md", "batch", batch),
         ("README.md", "nano", nano),
         ("docs/architecture.md", "modes", modes),
         ("docs/architecture.md", "resident", resident),

@@ -136,3 +136,23 @@ def test_thread_counts_are_checked(words, threads, tmp_path, monkeypatch):
     found = CliRunner().invoke(app, [*words, "--threads", threads])
     assert found.exit_code == 2 and f"threads = {threads}: must be between 1 and" in found.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "out", "--preset", "nano", "--config", "x"], "--preset and --config exclude"),
+        (["train", "out", "--steps", "3", "--minutes", "1"], "--steps and --minutes exclude"),
+        (["init", "out", "--preset", "nano", "--config", "x"], "--preset and --config exclude"),
+        (["encode", "x", "--ids", "--segments"], "--ids and --segments exclude"),
+        (["encode", "x", "--tokenizer", "x"], "--tokenizer is for --ids"),
+        (["init", "out", "--seed", str(2**32)], "invalid value for '--seed'"),
+        (["init", "out", "--seed", "-1"], "invalid value for '--seed'"),
+        (["train", "out", "--seed", str(2**64)], "seed = "),
+    ],
+)
+def test_what_contradicts_or_has_no_meaning_is_refused(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2 and found.stderr.count("\n") == 1 and message in found.stderr
+    assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsv4.cli.options import WeightsSeed
 from dsv4.cli.streams import note, say
 from dsv4.config import PRESETS, Config
 
@@ -53,7 +54,7 @@ def init(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     preset: Annotated[str | None, typer.Option(help=f"{PRESET_NAMES}; default nano.")] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json instead of a preset.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    seed: WeightsSeed = 0,
     dtype: Annotated[Dtype, typer.Option(help="How weights are stored.")] = Dtype.RELEASED,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint.")] = False,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsv4.cli.errors import INTERRUPTED
-from dsv4.cli.options import Threads, set_threads
+from dsv4.cli.options import Threads, exclude, set_threads
 from dsv4.cli.streams import note, say
 from dsv4.config import Config
 from dsv4.train.settings import Settings
@@ -25,10 +25,15 @@ DEFAULT = Settings()
 
 def train(
     out: Annotated[Path, typer.Argument(help="Folder of the run; the model goes to OUT/model.")],
-    preset: Annotated[str, typer.Option(help="nano, or another preset.")] = "nano",
+    preset: Annotated[
+        str | None, typer.Option(help="nano, or another preset.", show_default="nano")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json instead of a preset.")] = None,
-    minutes: Annotated[float, typer.Option(help="About how long to train.")] = DEFAULT.minutes,
-    steps: Annotated[int, typer.Option(help="Train exactly so many steps instead.")] = 0,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="About how long to train.", show_default=str(DEFAULT.minutes)),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Train exactly so many steps instead.")] = None,
     batch: Annotated[int, typer.Option(help="Rows a step.")] = DEFAULT.batch,
     seq_len: Annotated[int, typer.Option(help="Tokens a row.")] = DEFAULT.seq_len,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULT.lr,
@@ -37,9 +42,17 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train a small model on simple English (fetched once, 145 MB)."""
-    model_config = Config.from_preset(preset) if config is None else Config.load(config)
+    exclude(preset=preset, config=config)
+    if steps is not None and minutes is not None:
+        raise ValueError("--steps and --minutes exclude each other: give one of them")
+    model_config = Config.from_preset(preset or "nano") if config is None else Config.load(config)
     settings = Settings(
-        steps=steps, minutes=minutes, batch=batch, seq_len=seq_len, lr=lr, seed=seed
+        steps=steps or 0,
+        minutes=DEFAULT.minutes if minutes is None else minutes,
+        batch=batch,
+        seq_len=seq_len,
+        lr=lr,
+        seed=seed,
     )
     settings.check(model_config)
     run = _prepared(out, model_config, settings, resume, threads)

@@ -68,8 +68,7 @@ class Attention(nn.Module):
         qr = self.q_norm(self.wq_a(u))  # [b, n, q_lora_rank]
         q = self.wq_b(qr).unflatten(-1, (self.heads, self.channels))  # [b, n, H, c]
         q = rotary.rotate(rms_normalise(q, self.eps).to(u.dtype), phase)
-        kv = rotary.rotate(self.kv_norm(self.wkv(u)), phase.squeeze(2))  # [b, n, c]
-        rows = self.rows.encode(kv)  # [b, n, width]
+        rows = self.window_rows(u, span)
         window = rows
         if state is not None:
             if span.previous:
@@ -77,6 +76,11 @@ class Attention(nn.Module):
             state.window.append(span, rows)
         attended = self._attend(q, self.rows.decode(window), u, qr, phase, span, state)
         return self._project(rotary.rotate(attended, phase.conj()))
+
+    def window_rows(self, u: Tensor, span: Span) -> Tensor:
+        """The window entries of the columns, as they are stored: u [b, n, d] → [b, n, width]."""
+        phase = span.phases(self.rope, self.freqs)  # [b or 1, n, r / 2]
+        return self.rows.encode(rotary.rotate(self.kv_norm(self.wkv(u)), phase))
 
     def _attend(
         self,

@@ -96,6 +96,10 @@ class StreamHead(nn.Module):
 
     def collapse(self, streams: Tensor) -> Tensor:
         """streams [b, n, hc, d] → hidden [b, n, d], normalised."""
+        return self.norm(self.fold(streams))
+
+    def fold(self, streams: Tensor) -> Tensor:
+        """streams [b, n, hc, d] → their weighted sum [b, n, d]."""
         pre = hyper.head_coefficients(
             streams,
             self.hc_head_fn,
@@ -104,4 +108,4 @@ class StreamHead(nn.Module):
             eps=self.config.hc_eps,
             norm_eps=self.config.rms_norm_eps,
         )
-        return self.norm(hyper.collapse(streams, pre))
+        return hyper.collapse(streams, pre)

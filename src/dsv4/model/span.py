@@ -227,3 +227,21 @@ class Span:
         """Entries [b, some] of each sequence as flat rows of a paged store."""
         place = (entry // page_rows).clamp(max=self._tables.shape[1] - 1)
         return (self._tables.gather(1, place) * page_rows + entry % page_rows).flatten()
+
+
+class BlockSpan(Span):
+    """A drafted block: n columns after `starts[b]` tokens, computed and never stored. Every column
+    sees the last `window` of those tokens and all of the block, later columns included.
+    """
+
+    def __init__(self, starts: list[int], n: int, window: int, device: Any, places: Sequence[Place]):
+        super().__init__(starts, n, [0] * len(starts), window, device, places)
+        self.previous = min(window, max(starts))
+
+    @cached_property
+    def query_blocks(self) -> list[QueryBlock]:
+        """One block, whose columns all see the same."""
+        keys = torch.arange(self.previous + self.n, device=self.device)
+        mask = keys >= self.previous - self.start.unsqueeze(2)  # [b, 1, keys]
+        every = len(set(self.starts)) == 1
+        return [QueryBlock(0, self.n, slice(0, len(keys)), None if every else mask)]

@@ -62,6 +62,7 @@ class Transformer(Twinned[Head], StreamHead):
             else MTPBlock(config, self.precision)
             for number in range(config.draft_stages)
         )
+        self.targets = frozenset(config.dspark_target_layer_ids or () if config.is_dspark else ())
 
     def initialize(self, seed: int) -> None:
         """Draw initial weights (see model/initial.py), the same for the same seed."""
@@ -93,8 +94,10 @@ class Transformer(Twinned[Head], StreamHead):
         return self._cache(batch)
 
     def new_draft_cache(self, batch: int) -> Cache:
-        """An empty cache of the MTP block, whose rows are one behind the main model's tokens."""
-        return self._cache(batch, [self.config.num_hidden_layers])
+        """An empty cache of the draft: of the MTP block, whose rows are one behind the main model's
+        tokens, or of the stages of a DSpark draft (model/draft.py)."""
+        first = self.config.num_hidden_layers
+        return self._cache(batch, range(first, first + self.config.draft_stages))
 
     def new_stores(self, slots: int, pages: int, layers: Sequence[int] | None = None) -> Stores:
         """State of `slots` sequences and `pages` pages of entries, in all layers or in some."""
@@ -125,14 +128,27 @@ class Transformer(Twinned[Head], StreamHead):
         self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
     ) -> Tensor:
         """The residual streams after the last layer: [b, n, hc, d]. Arguments as in `forward`."""
+        return self.streams_and_targets(ids, cache, lengths)[0]
+
+    def streams_and_targets(
+        self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`streams`, and what a DSpark draft reads: [b, n, T·d], the mean of the streams after each
+        of the T layers of dspark_target_layer_ids (None without such a draft)."""
         span = self._span(ids, cache, lengths)
-        x = F.embedding(ids, self.embed.weight).to(self.dtype).unsqueeze(2)
-        x = x.expand(-1, -1, self.config.hc_mult, -1)  # [b, n, hc, d]
+        x, means = self.initial_streams(ids), []
         for number, layer in enumerate(self.layers):
             x = layer(x, ids, span, None if cache is None else cache.layers[number])
+            if number in self.targets:
+                means.append((sum(x.float().unbind(2)) / x.shape[2]).to(x.dtype))
         if cache is not None:
             cache.advance(span)
-        return x
+        return x, torch.cat(means, dim=-1) if means else None
+
+    def initial_streams(self, ids: Tensor) -> Tensor:
+        """ids [b, n] → hc equal streams [b, n, hc, d]."""
+        x = F.embedding(ids, self.embed.weight).to(self.dtype).unsqueeze(2)
+        return x.expand(-1, -1, self.config.hc_mult, -1)
 
     def draft_streams(
         self,

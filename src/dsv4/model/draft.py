@@ -1,0 +1,104 @@
+"""One draft of a DSpark block, and the context that it is made from.
+
+    remember:  main_hidden of committed tokens → an entry of each stage, in the draft's cache
+    propose:   the anchor, a token that the main model chose but has not yet processed, at position
+               p = tokens in the cache → x_1 … x_B for the positions p + 1 … p + B
+
+Stages run once for the whole block; only the Markov head is serial: l_k depends on x_k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dsv4.model.cache import Cache, LayerState
+from dsv4.model.dspark import Stage
+from dsv4.model.span import BlockSpan, Span
+from dsv4.model.transformer import Transformer
+
+Choose = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Drafts of `b` sequences: ids int64 [b, B], the logits that each was chosen from [b, B, V]
+    and the confidence in each, a logit [b, B]; both float32.
+    """
+
+    ids: Tensor
+    logits: Tensor
+    confidence: Tensor
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """The likeliest tokens: logits [b, V] → int64 [b]."""
+    return logits.argmax(-1)
+
+
+def stages_of(model: Transformer) -> list[Stage]:
+    """The draft's blocks. Raises ValueError for a model without a DSpark draft."""
+    if not model.config.is_dspark:
+        raise ValueError("this model has no DSpark draft: its checkpoint holds no mtp.0.main_proj")
+    return [cast(Stage, stage) for stage in model.mtp]
+
+
+def remember(
+    model: Transformer, main_hidden: Tensor, cache: Cache, lengths: Sequence[int] | None = None
+) -> None:
+    """Append tokens to the draft's cache: main_hidden [b, n, T·d] of streams_and_targets.
+
+    Of row b the first `lengths[b]` columns count, default all. A rejected draft is never stored,
+    so nothing has to be taken back after a verification.
+    """
+    b, n, _ = main_hidden.shape
+    if b != cache.batch:
+        raise ValueError(f"the draft's cache holds {cache.batch} sequences, main_hidden has {b}")
+    real = [n] * b if lengths is None else list(lengths)
+    window = model.config.sliding_window
+    span = Span(cache.lengths, n, real, window, main_hidden.device, cache.sequences)
+    stages = stages_of(model)
+    x = stages[0].main_x(main_hidden)
+    for stage, state in zip(stages, cache.layers, strict=True):
+        stage.remember(x, span, state)
+    cache.advance(span)
+
+
+def propose(model: Transformer, anchors: Tensor, cache: Cache, choose: Choose = greedy) -> Proposal:
+    """Draft B tokens after each anchor, int64 [b]; the cache is read and left as it is.
+
+    `choose` takes the corrected logits [b, V] of one place and gives its tokens [b].
+    """
+    if anchors.shape != (cache.batch,):
+        raise ValueError(
+            f"anchors have shape {list(anchors.shape)}: one for each of {cache.batch} sequences"
+        )
+    config, last = model.config, stages_of(model)[-1]
+    block, window = config.dspark_block_size or 0, config.sliding_window
+    span = BlockSpan(cache.lengths, block, window, anchors.device, cache.sequences)
+    hidden = block_hidden(model, anchors, span, cache.layers)
+    base = model.head(last.norm(hidden))  # [b, B, V]
+    token, drawn = anchors, []
+    for k in range(span.n):
+        row = last.markov_head.row(token)  # [b, R]
+        logits = base[:, k] + last.markov_head(row)
+        token = choose(logits)
+        drawn.append((token, logits, last.confidence_head(hidden[:, k], row)))
+    return Proposal(*(torch.stack(parts, dim=1) for parts in zip(*drawn, strict=True)))
+
+
+def block_hidden(
+    model: Transformer, anchors: Tensor, span: BlockSpan, states: Sequence[LayerState]
+) -> Tensor:
+    """anchors int64 [b] → u [b, B, d], the last stage's streams folded and not yet normalised."""
+    stages = stages_of(model)
+    ids = anchors.new_full((len(anchors), span.n), model.config.dspark_noise_token_id or 0)
+    ids[:, 0] = anchors
+    x = model.initial_streams(ids)
+    for stage, state in zip(stages, states, strict=True):
+        x = stage(x, ids, span, state)
+    return stages[-1].fold(x)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import settings
+from imitation import imitate
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
@@ -97,3 +98,9 @@ def tokenizer_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     backend.save(str(file))
     return file
+
+
+@pytest.fixture(scope="session")
+def dspark_folder(tmp_path_factory):
+    """A checkpoint as of V4-Flash-0731, of nano's size: the draft is random."""
+    return imitate(tmp_path_factory.mktemp("dspark") / "nano-0731")

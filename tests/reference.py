@@ -67,6 +67,8 @@ class Rounding:
 class Reference:
     """state: name → float64 tensor, experts stacked as in the model's state_dict."""
 
+    first = 0  # position of the first token
+
     def __init__(self, model, rounding=Rounding):
         self.config, self.round = model.config, rounding
         self.w = {
@@ -133,11 +135,14 @@ class Reference:
         return pre, post, comb
 
     def head(self, at, x):
+        return self.norm(self.fold(at, x), f"{at}norm.weight")
+
+    def fold(self, at, x):
         c, w = self.config, self.w
         flat = x.flatten()
         z = (w[f"{at}hc_head_fn"] @ flat) / (flat.square().mean() + c.rms_norm_eps).sqrt()
         pre = torch.sigmoid(z * w[f"{at}hc_head_scale"] + w[f"{at}hc_head_base"]) + c.hc_eps
-        return self.norm((pre[:, None] * x).sum(0), f"{at}norm.weight")
+        return (pre[:, None] * x).sum(0)
 
     def norm(self, x, name):
         """RMSNorm of a rounded x, rounded."""
@@ -156,9 +161,8 @@ class Reference:
         r = self.round
         qr = [self.norm(self.linear(f"{at}wq_a.weight", u), f"{at}q_norm.weight") for u in inputs]
         window = []
-        for t, u in enumerate(inputs):
-            kv = self.norm(self.linear(f"{at}wkv.weight", u), f"{at}kv_norm.weight")
-            window.append(r.entry(r.activation(turn(kv, t, freqs))))
+        for t, u in enumerate(inputs, self.first):
+            window.append(self.window_entry(at, u, t, freqs))
         entries = self.compress(f"{at}compressor.", kind, m, dim, inputs, freqs) if m else []
         entries = [r.entry(entry) for entry in entries]
         keys = []
@@ -168,14 +172,13 @@ class Reference:
             )
             keys = [r.key(key) for key in keys]
         out = []
-        for t, u in enumerate(inputs):
-            q = self.linear(f"{at}wq_b.weight", qr[t]).view(heads, dim)
+        for t, u in enumerate(inputs, self.first):
+            q = self.linear(f"{at}wq_b.weight", qr[t - self.first]).view(heads, dim)
             q = r.activation(turn(r.activation(rms(q, c.rms_norm_eps)), t, freqs))
             seen = list(range((t + 1) // m)) if m else []
             if kind == "CSA":
-                seen = self.choose(at, u, qr[t], keys, seen, t, freqs)
-            values = window[max(0, t - c.sliding_window + 1) : t + 1] + [entries[i] for i in seen]
-            values = torch.stack(values)
+                seen = self.choose(at, u, qr[t - self.first], keys, seen, t, freqs)
+            values = torch.stack(self.in_window(at, window, t) + [entries[i] for i in seen])
             scores = q @ values.T * dim**-0.5
             top = scores.amax(1, keepdim=True)
             weights = torch.exp(scores - top)
@@ -192,6 +195,13 @@ class Reference:
             )
             out.append(self.linear(f"{at}wo_b.weight", r.activation(low)))
         return out
+
+    def window_entry(self, at, u, t, freqs):
+        kv = self.norm(self.linear(f"{at}wkv.weight", u), f"{at}kv_norm.weight")
+        return self.round.entry(self.round.activation(turn(kv, t, freqs)))
+
+    def in_window(self, at, window, t):
+        return window[max(0, t - self.config.sliding_window + 1) : t + 1]
 
     def compress(self, at, kind, m, dim, inputs, freqs):
         w, entries = self.w, []
@@ -240,3 +250,52 @@ class Reference:
         x = r.operand(x)
         a, b = (w1 @ x).clamp(max=limit), (w3 @ x).clamp(-limit, limit)
         return w2 @ r.operand(r.activation(p * a * torch.sigmoid(a) * b))
+
+
+class DSparkReference(Reference):
+    """The block draft: every row sees the context of the target layers and the whole block."""
+
+    def main_hidden(self, ids):
+        """[n, T·d]: the mean of the streams after each target layer."""
+        rows = [self.w["embed.weight"][i].repeat(self.config.hc_mult, 1) for i in ids]
+        means = []
+        for layer in range(self.config.num_hidden_layers):
+            rows = self.block(f"layers.{layer}.", layer, rows, ids)
+            if layer in self.config.dspark_target_layer_ids:
+                means.append(torch.stack([self.round.activation(x.mean(0)) for x in rows]))
+        return torch.cat(means, -1)
+
+    def draft(self, main_hidden, anchor):
+        """main_hidden [p, T·d] of the tokens before the anchor → tokens [B], chosen greedily, their
+        logits [B, V] and confidence [B]."""
+        c, w = self.config, self.w
+        stages = [f"mtp.{n}." for n in range(len(c.compress_ratios) - c.num_hidden_layers)]
+        main_x = [self.linear("mtp.0.main_proj.weight", x) for x in main_hidden]
+        main_x = [self.norm(x, "mtp.0.main_norm.weight") for x in main_x]
+        freqs = frequencies(c, c.num_hidden_layers)
+        self.context = {
+            f"{at}attn.": [
+                self.window_entry(f"{at}attn.", x, t, freqs) for t, x in enumerate(main_x)
+            ]
+            for at in stages
+        }
+        ids = [anchor] + [c.dspark_noise_token_id] * (c.dspark_block_size - 1)
+        self.first = len(main_x)
+        rows = [w["embed.weight"][i].repeat(c.hc_mult, 1) for i in ids]
+        for number, at in enumerate(stages):
+            rows = self.block(at, c.num_hidden_layers + number, rows, ids)
+        token, found = anchor, []
+        for x in rows:
+            hidden = self.round.activation(self.fold(stages[-1], x))
+            embedded = w[f"{stages[-1]}markov_head.markov_w1.weight"][token]
+            logits = w["head.weight"] @ self.norm(hidden, f"{stages[-1]}norm.weight")
+            logits = logits + w[f"{stages[-1]}markov_head.markov_w2.weight"] @ embedded
+            sure = w[f"{stages[-1]}confidence_head.proj.weight"][0] @ torch.cat((hidden, embedded))
+            token = int(logits.argmax())
+            found.append((torch.tensor(token), logits, sure))
+        return [torch.stack(part) for part in zip(*found, strict=True)]
+
+    def in_window(self, at, window, t):
+        if at not in getattr(self, "context", {}):
+            return super().in_window(at, window, t)
+        return self.context[at][-self.config.sliding_window :] + window

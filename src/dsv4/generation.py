@@ -36,9 +36,11 @@ def prefill(
     prompts: Sequence[Sequence[int]],
     cache: Cache,
     interrupted: Callable[[], bool] = lambda: False,
+    read: Callable[[Tensor, Tensor, Tensor | None, list[int]], None] | None = None,
 ) -> Tensor:
     """Append prompts of any lengths to the cache; logits of each one's last token: [b, vocab].
 
+    `read`, a drafter's, is told of each piece (see speculate.py).
     Raises ValueError, before anything is computed, for an empty prompt or one past the context, and
     Interrupted between two pieces when `interrupted` says so.
     """
@@ -60,7 +62,9 @@ def prefill(
             raise Interrupted
         piece = padded[:, first : first + PREFILL].to(model.device)
         lengths = [min(max(len(p) - first, 0), piece.shape[1]) for p in prompts]
-        streams = model.streams(piece, cache, lengths)
+        streams, targets = model.streams_and_targets(piece, cache, lengths)
+        if read is not None:
+            read(piece, streams, targets, lengths)
         for b, prompt in enumerate(prompts):
             if first < len(prompt) <= first + PREFILL:
                 last[b] = streams[b, len(prompt) - first - 1]

@@ -234,7 +234,9 @@ class BlockSpan(Span):
     sees the last `window` of those tokens and all of the block, later columns included.
     """
 
-    def __init__(self, starts: list[int], n: int, window: int, device: Any, places: Sequence[Place]):
+    def __init__(
+        self, starts: list[int], n: int, window: int, device: Any, places: Sequence[Place]
+    ):
         super().__init__(starts, n, [0] * len(starts), window, device, places)
         self.previous = min(window, max(starts))
 

@@ -21,6 +21,7 @@ from dsv4.config import Config
 from dsv4.model.block import Block
 from dsv4.model.cache import CompressorState, LayerState
 from dsv4.model.compressor import Compressor
+from dsv4.model.dspark import Stage
 from dsv4.model.moe import PackedExperts
 from dsv4.model.residency import Limit, residency
 from dsv4.model.span import Span
@@ -46,7 +47,9 @@ def install(model: Transformer, limit: Limit | None = None) -> bool:
     module = native.module()
     if module is None or not model.precision.packed:
         return False
-    blocks = [block for block in (*model.layers, *model.mtp) if isinstance(block, Block)]
+    blocks = [
+        b for b in (*model.layers, *model.mtp) if isinstance(b, Block) and not isinstance(b, Stage)
+    ]
     twins: list[LayerTwin | None] = [None] * len(blocks)
     head = None
     try:

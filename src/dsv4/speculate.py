@@ -1,0 +1,222 @@
+"""Speculative decoding: a draft proposes tokens, one pass of the model verifies them.
+
+    step:  anchors → drafter.propose → cut by confidence → model over [anchor, x_1 … x_n]
+           → accept → the cache steps back over what was rejected → drafter.read of what stands
+
+The anchor is a token that was chosen and not yet processed. Sequences stand at lengths of their own
+and may have different numbers of drafts. Whatever the draft, what comes out is distributed as
+without it (ops/accept.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dsv4.generation import Sampling, draw, probabilities
+from dsv4.model.cache import Cache
+from dsv4.model.draft import Proposal, propose, remember
+from dsv4.model.transformer import Transformer
+from dsv4.ops.accept import accept_greedy, accept_sampled, confident
+
+Choose = Callable[[Tensor], Tensor]
+
+
+class Drafter(Protocol):
+    """What drafts for a batch of sequences. `most` is the number of tokens it proposes."""
+
+    most: int
+
+    def read(
+        self, ids: Tensor, streams: Tensor, targets: Tensor | None, lengths: Sequence[int]
+    ) -> None:
+        """Take note of committed tokens: ids [b, n], what streams_and_targets gave for them, and
+        how many columns of each row count."""
+
+    def propose(self, anchors: Tensor, choose: Choose) -> Proposal:
+        """Drafts after the anchors [b], each chosen by `choose`(logits [b, V]) → [b]."""
+
+
+def drafter(model: Transformer, batch: int) -> Drafter:
+    """The drafter of the model's own draft, with an empty cache.
+
+    Raises ValueError for a model without one.
+    """
+    if not model.mtp:
+        raise ValueError("this model has no draft: its checkpoint holds no mtp.* tensors")
+    return (BlockDrafter if model.config.is_dspark else MTPDrafter)(model, batch)
+
+
+class BlockDrafter:
+    """DSpark: a block of tokens from the context of the target layers."""
+
+    def __init__(self, model: Transformer, batch: int):
+        self.model, self.cache = model, model.new_draft_cache(batch)
+        self.most = model.config.dspark_block_size or 0
+
+    def read(
+        self, ids: Tensor, streams: Tensor, targets: Tensor | None, lengths: Sequence[int]
+    ) -> None:
+        """Store the tokens' context entries."""
+        assert targets is not None
+        remember(self.model, targets, self.cache, lengths)
+
+    def propose(self, anchors: Tensor, choose: Choose) -> Proposal:
+        """See model/draft.py."""
+        return propose(self.model, anchors, self.cache, choose)
+
+
+class MTPDrafter:
+    """MTP: one token. Row t needs token t + 1, so the last token's streams wait for the anchor."""
+
+    most = 1
+
+    def __init__(self, model: Transformer, batch: int):
+        self.model, self.cache = model, model.new_draft_cache(batch)
+        hc, d = model.config.hc_mult, model.config.hidden_size
+        self.waiting = torch.zeros(batch, 1, hc, d, dtype=model.dtype, device=model.device)
+        self.begun = torch.zeros(batch, 1, dtype=torch.int64, device=model.device)  # 1: one waits
+
+    def read(
+        self, ids: Tensor, streams: Tensor, targets: Tensor | None, lengths: Sequence[int]
+    ) -> None:
+        """Run the block over the rows whose next token is known."""
+        b, n = ids.shape
+        rows = torch.cat((self.waiting, streams), dim=1)  # [b, n + 1, hc, d]
+        counts = torch.tensor(lengths, device=ids.device).unsqueeze(1)
+        column = torch.arange(n, device=ids.device) + (1 - self.begun)  # without the one that waits
+        sequence = torch.arange(b, device=ids.device).unsqueeze(1)
+        known = (counts - 1 + self.begun).clamp(min=0) * (counts > 0)
+        before, after = rows[sequence, column], ids[sequence, column.clamp(max=n - 1)]
+        if known.any():
+            self.model.draft_streams(before, after, self.cache, known.flatten().tolist())
+        self.waiting = rows[sequence, counts]
+        self.begun = self.begun | (counts > 0).long()
+
+    def propose(self, anchors: Tensor, choose: Choose) -> Proposal:
+        """One token from the row that waits; the cache is left as it was."""
+        before = list(self.cache.lengths)
+        streams = self.model.draft_streams(self.waiting, anchors.unsqueeze(1), self.cache)
+        self.cache.truncate(before)
+        logits = self.model.head(self.model.draft_hidden(streams))  # [b, 1, V]
+        sure = logits.new_full((len(anchors), 1), torch.inf)
+        return Proposal(choose(logits[:, 0]).unsqueeze(1), logits, sure)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step gave each sequence: its new tokens (none if it rested), and how many drafts were
+    verified and stood."""
+
+    ids: list[list[int]]
+    verified: list[int]
+    accepted: list[int]
+
+
+@torch.inference_mode()
+def step(
+    model: Transformer,
+    cache: Cache,
+    drafter: Drafter,
+    anchors: Sequence[int],
+    most: Sequence[int | None],
+    samplings: Sequence[Sampling],
+    generators: Sequence[torch.Generator],
+    threshold: float = 0.0,
+) -> Step:
+    """Draft, verify, and bring both caches to the tokens that stand.
+
+    `anchors[b]` is the token at position cache.lengths[b]; `most[b]` bounds its drafts (0: none are
+    verified, None: the sequence rests). Drafts from the first on whose confidence is below
+    `threshold` are left out. The tokens end at EOS; the last of them is the next anchor.
+    """
+    resting = [bound is None for bound in most]
+    column = torch.tensor(anchors, device=model.device)
+    proposal = drafter.propose(column, lambda logits: _draw_each(logits, samplings, generators))
+    sure = confident(proposal.confidence, threshold).tolist()
+    counts = [min(bound or 0, n) for bound, n in zip(most, sure, strict=True)]
+    ids = torch.cat((column.unsqueeze(1), proposal.ids), dim=1)[:, : max(counts) + 1]
+    before = list(cache.lengths)
+    lengths = [0 if rests else n + 1 for rests, n in zip(resting, counts, strict=True)]
+    streams, targets = model.streams_and_targets(ids, cache, lengths)
+    logits = model.logits(streams)  # [b, n + 1, V]
+    emitted: list[list[int]] = [[] for _ in anchors]
+    accepted = [0 for _ in anchors]
+    for b, n in enumerate(counts):
+        if not resting[b]:
+            rows, drafted = logits[b, : n + 1], proposal.logits[b, :n]
+            accepted[b], last = _verify(
+                ids[b, 1 : n + 1], drafted, rows, samplings[b], generators[b]
+            )
+            tokens = [*ids[b, 1 : accepted[b] + 1].tolist(), last]
+            emitted[b] = _until(tokens, model.config.eos_token_id)
+    kept = [len(tokens) for tokens in emitted]  # the anchor, and all of them but the last
+    cache.truncate([length + n for length, n in zip(before, kept, strict=True)])
+    drafter.read(ids, streams, targets, kept)
+    return Step(emitted, counts, accepted)
+
+
+def _draw_each(
+    logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]
+) -> Tensor:
+    rows = zip(logits, samplings, generators, strict=True)
+    return torch.tensor([draw(*row) for row in rows], device=logits.device)
+
+
+def _verify(
+    drafts: Tensor, drafted: Tensor, rows: Tensor, sampling: Sampling, generator: torch.Generator
+) -> tuple[int, int]:
+    """drafts [n], the logits they came from [n, V], the model's [n + 1, V] → how many stand, and
+    the token after them."""
+    count = torch.tensor(len(drafts), device=drafts.device)
+    if sampling.temperature == 0:
+        standing, token = accept_greedy(drafts, rows.argmax(-1), count)
+        return int(standing), int(token)
+    p = torch.stack([probabilities(row, sampling) for row in rows])
+    q = torch.stack([probabilities(row, sampling) for row in drafted]) if len(drafts) else p[:0]
+    coins = torch.rand(len(drafts), generator=generator)
+    standing, rest = accept_sampled(drafts.cpu(), q, p, coins, count.cpu())
+    return int(standing), int(torch.multinomial(rest, 1, generator=generator))
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+def token_ids(
+    model: Transformer,
+    logits: Tensor,
+    cache: Cache,
+    drafter: Drafter,
+    sampling: Sampling,
+    threshold: float = 0.0,
+) -> Iterator[list[list[int]]]:
+    """`generation.token_ids` with drafts: from logits [b, V] of a prefill that the drafter read,
+    step by step each sequence's new tokens, none once it has ended.
+
+    Ends when all have: by EOS (their last token then), `max_tokens` or the end of the context.
+    """
+    generators = [sampling.generator(b) for b in range(cache.batch)]
+    samplings = [sampling] * cache.batch
+    emitted = [[draw(*each)] for each in zip(logits, samplings, generators, strict=True)]
+    anchors, made = [0] * cache.batch, [0] * cache.batch
+    ended = [False] * cache.batch
+    while True:
+        yield emitted
+        for b, tokens in enumerate(emitted):
+            if tokens:
+                anchors[b], made[b] = tokens[-1], made[b] + len(tokens)
+                ended[b] = anchors[b] == model.config.eos_token_id
+        room = [model.config.max_position_embeddings - length for length in cache.lengths]
+        left = [sampling.max_tokens - n for n in made]
+        most = [
+            None if over or min(r, n) < 1 else min(r, n, drafter.most + 1) - 1
+            for over, r, n in zip(ended, room, left, strict=True)
+        ]
+        if all(bound is None for bound in most):
+            return
+        emitted = step(model, cache, drafter, anchors, most, samplings, generators, threshold).ids

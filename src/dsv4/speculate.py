@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dsv4.generation import Sampling, draw, probabilities
 from dsv4.model.cache import Cache
 from dsv4.model.draft import Proposal, propose, remember
 from dsv4.model.transformer import Transformer
 from dsv4.ops.accept import accept_greedy, accept_sampled, confident
+from dsv4.sampling import Sampling, draw, probabilities, sample
 
 Choose = Callable[[Tensor], Tensor]
 
@@ -125,7 +126,7 @@ def step(
     anchors: Sequence[int],
     most: Sequence[int | None],
     samplings: Sequence[Sampling],
-    generators: Sequence[torch.Generator],
+    generators: Sequence[np.random.Generator],
     threshold: float = 0.0,
 ) -> Step:
     """Draft, verify, and bring both caches to the tokens that stand.
@@ -134,53 +135,57 @@ def step(
     verified, None: the sequence rests). Drafts from the first on whose confidence is below
     `threshold` are left out. The tokens end at EOS; the last of them is the next anchor.
     """
-    resting = [bound is None for bound in most]
+    awake = [b for b, bound in enumerate(most) if bound is not None]
     column = torch.tensor(anchors, device=model.device)
-    proposal = drafter.propose(column, lambda logits: _draw_each(logits, samplings, generators))
+
+    def choose(logits: Tensor) -> Tensor:
+        chosen = column.clone()
+        drawn = sample(logits[awake], [samplings[b] for b in awake], [generators[b] for b in awake])
+        chosen[awake] = torch.tensor(drawn, device=chosen.device)
+        return chosen
+
+    proposal = drafter.propose(column, choose)
     sure = confident(proposal.confidence, threshold).tolist()
     counts = [min(bound or 0, n) for bound, n in zip(most, sure, strict=True)]
     ids = torch.cat((column.unsqueeze(1), proposal.ids), dim=1)[:, : max(counts) + 1]
     before = list(cache.lengths)
-    lengths = [0 if rests else n + 1 for rests, n in zip(resting, counts, strict=True)]
+    lengths = [n + 1 if b in awake else 0 for b, n in enumerate(counts)]
     streams, targets = model.streams_and_targets(ids, cache, lengths)
     logits = model.logits(streams)  # [b, n + 1, V]
     emitted: list[list[int]] = [[] for _ in anchors]
     accepted = [0 for _ in anchors]
-    for b, n in enumerate(counts):
-        if not resting[b]:
-            rows, drafted = logits[b, : n + 1], proposal.logits[b, :n]
-            accepted[b], last = _verify(
-                ids[b, 1 : n + 1], drafted, rows, samplings[b], generators[b]
-            )
-            tokens = [*ids[b, 1 : accepted[b] + 1].tolist(), last]
-            emitted[b] = _until(tokens, model.config.eos_token_id)
+    for b in awake:
+        n = counts[b]
+        drafts, rows, drafted = ids[b, 1 : n + 1], logits[b, : n + 1], proposal.logits[b, :n]
+        accepted[b], last = _verify(drafts, drafted, rows, samplings[b], generators[b])
+        tokens = [*drafts[: accepted[b]].tolist(), last]
+        emitted[b] = _until(tokens, model.config.eos_token_id)
     kept = [len(tokens) for tokens in emitted]  # the anchor, and all of them but the last
     cache.truncate([length + n for length, n in zip(before, kept, strict=True)])
     drafter.read(ids, streams, targets, kept)
     return Step(emitted, counts, accepted)
 
 
-def _draw_each(
-    logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]
-) -> Tensor:
-    rows = zip(logits, samplings, generators, strict=True)
-    return torch.tensor([draw(*row) for row in rows], device=logits.device)
-
-
 def _verify(
-    drafts: Tensor, drafted: Tensor, rows: Tensor, sampling: Sampling, generator: torch.Generator
+    drafts: Tensor,
+    drafted: Tensor,
+    rows: Tensor,
+    sampling: Sampling,
+    generator: np.random.Generator,
 ) -> tuple[int, int]:
     """drafts [n], the logits they came from [n, V], the model's [n + 1, V] → how many stand, and
     the token after them."""
-    count = torch.tensor(len(drafts), device=drafts.device)
-    if sampling.temperature == 0:
-        standing, token = accept_greedy(drafts, rows.argmax(-1), count)
+    n = len(drafts)
+    count = torch.tensor(n, device=drafts.device)
+    if sampling.greedy:
+        best = sample(rows, [sampling] * (n + 1), [generator] * (n + 1))
+        standing, token = accept_greedy(drafts, torch.tensor(best, device=drafts.device), count)
         return int(standing), int(token)
-    p = torch.stack([probabilities(row, sampling) for row in rows])
-    q = torch.stack([probabilities(row, sampling) for row in drafted]) if len(drafts) else p[:0]
-    coins = torch.rand(len(drafts), generator=generator)
-    standing, rest = accept_sampled(drafts.cpu(), q, p, coins, count.cpu())
-    return int(standing), int(torch.multinomial(rest, 1, generator=generator))
+    p = probabilities(rows, [sampling] * (n + 1))
+    q = probabilities(drafted, [sampling] * n) if n else p[:0]
+    coins = torch.from_numpy(generator.random(n)).to(p.device)
+    standing, rest = accept_sampled(drafts, q, p, coins, count)
+    return int(standing), int(draw(rest.unsqueeze(0), [generator.random()]))
 
 
 def _until(tokens: list[int], end: int) -> list[int]:
@@ -202,7 +207,7 @@ def token_ids(
     """
     generators = [sampling.generator(b) for b in range(cache.batch)]
     samplings = [sampling] * cache.batch
-    emitted = [[draw(*each)] for each in zip(logits, samplings, generators, strict=True)]
+    emitted = [[token] for token in sample(logits, samplings, generators)]
     anchors, made = [0] * cache.batch, [0] * cache.batch
     ended = [False] * cache.batch
     while True:

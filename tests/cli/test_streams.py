@@ -145,6 +145,7 @@ def test_thread_counts_are_checked(words, threads, tmp_path, monkeypatch):
         (["train", "out", "--steps", "3", "--minutes", "1"], "--steps and --minutes exclude"),
         (["init", "out", "--preset", "nano", "--config", "x"], "--preset and --config exclude"),
         (["encode", "x", "--ids", "--segments"], "--ids and --segments exclude"),
+        (["parse", "x", "--thinking", "--chat"], "--thinking and --chat exclude"),
         (["encode", "x", "--tokenizer", "x"], "--tokenizer is for --ids"),
         (["init", "out", "--seed", str(2**32)], "invalid value for '--seed'"),
         (["init", "out", "--seed", "-1"], "invalid value for '--seed'"),

@@ -87,12 +87,13 @@ def encode(
 def parse(
     source: Source = "-",
     thinking: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--thinking/--chat",
-            help="How the prompt opened the reply; default: as the request says, else thinking.",
+            "--thinking",
+            help="The prompt opened reasoning; default: as the request says, else this.",
         ),
-    ] = None,
+    ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="The prompt opened the answer.")] = False,
     tolerant: Annotated[
         bool, typer.Option("--tolerant", help="Read departures from the layout, and list them.")
     ] = False,
@@ -106,11 +107,13 @@ def parse(
     """
     from dsv4.protocol import StreamParser
 
+    exclude(thinking=thinking, chat=chat)
+    opened = thinking if thinking or chat else None
     given = None if tools is None else read_json(str(tools))
     mode = "tolerant" if tolerant else "strict"
-    request = None if given is None else _asked(given, thinking)
+    request = None if given is None else _asked(given, opened)
     if request is None:
-        parser = StreamParser("chat" if thinking is False else "thinking", mode)
+        parser = StreamParser("chat" if chat else "thinking", mode)
     else:
         parser = request.parser(mode)
     parser.feed(read_text(source))

@@ -24,7 +24,7 @@ from dsv4.model.compressor import Compressor
 from dsv4.model.dspark import Stage
 from dsv4.model.moe import PackedExperts
 from dsv4.model.residency import Limit, residency
-from dsv4.model.span import Span
+from dsv4.model.span import BlockSpan, Span
 from dsv4.model.transformer import Transformer
 from dsv4.ops import native
 
@@ -47,16 +47,14 @@ def install(model: Transformer, limit: Limit | None = None) -> bool:
     module = native.module()
     if module is None or not model.precision.packed:
         return False
-    blocks = [
-        b for b in (*model.layers, *model.mtp) if isinstance(b, Block) and not isinstance(b, Stage)
-    ]
+    blocks = [block for block in (*model.layers, *model.mtp) if isinstance(block, Block)]
     twins: list[LayerTwin | None] = [None] * len(blocks)
     head = None
     try:
         _check(model.config)
         if model.device.type == "cpu":
             held = None if limit is None else residency(module, model, limit)
-            twins = [LayerTwin(module, block, layer, held) for layer, block in enumerate(blocks)]
+            twins = [_twin(module, block, layer, held) for layer, block in enumerate(blocks)]
             head = HeadTwin(module, model)
     except UnsupportedError as error:
         _say_plain(error)
@@ -71,9 +69,13 @@ def _say_plain(error: UnsupportedError) -> None:
     warnings.warn(f"plain operators run this model: {error}", RuntimeWarning, stacklevel=3)
 
 
+def _twin(module: ModuleType, block: Block, layer: int, held: Any) -> LayerTwin:
+    return (StageTwin if isinstance(block, Stage) else LayerTwin)(module, block, layer, held)
+
+
 def _renewed_layer(block: Block, layer: int) -> LayerTwin | None:
     held = block.twin.held if isinstance(block.twin, LayerTwin) else None  # a copy is in memory
-    make = partial(LayerTwin, block=block, layer=layer, held=held)
+    make = partial(_twin, block=block, layer=layer, held=held)
     return _renewed(block.twin, LayerTwin.reads(block), make)
 
 
@@ -252,7 +254,9 @@ class LayerTwin:
         native.use_threads(self.module)
         slots = [place.slot for place in span.places]
         tables = [place.pages.buffer_info() for place in span.places]
-        return self.module.Span(span.n, span.starts, span.lengths, slots, tables)
+        stored = not isinstance(span, BlockSpan)
+        lengths = span.lengths if stored else [span.n] * len(span.starts)
+        return self.module.Span(span.n, span.starts, lengths, slots, tables)
 
     def _stores(self, state: LayerState | None, span: Span) -> Any:
         """The layer's stores as the native module sees them."""
@@ -264,6 +268,18 @@ class LayerTwin:
         if seen is None or not seen.hold(state):
             seen = self.seen[state] = Seen(self.module, state)
         return seen.native
+
+
+class StageTwin(LayerTwin):
+    """A stage of a block draft: its experts. A block's attention is left to the plain operators."""
+
+    def __init__(self, module: ModuleType, block: Block, layer: int, held: Any = None):
+        super().__init__(module, block, layer, held)
+        self.plain = block.attend
+
+    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+        """Block.attend itself."""
+        return self.plain(x, span, state)
 
 
 class Seen:

@@ -53,8 +53,11 @@ class Listener(Protocol):
     An exception that it raises fails its job, and no other.
     """
 
-    def prefilled(self, usage: Usage) -> None:
-        """The prompt has been read; the first token comes next."""
+    def prefilled(self, usage: Usage, prompt: Sequence[Token] = ()) -> None:
+        """The prompt has been read; the first token comes next.
+
+        `prompt` holds its tokens where the job asks for `prompt_logprobs`; the first has none.
+        """
         ...
 
     def tokens(self, new: Sequence[Token]) -> bool:

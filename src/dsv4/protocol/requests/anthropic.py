@@ -41,7 +41,7 @@ def from_anthropic(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     model = common.read_model(body, options)
     word = common.read_effort(fields.inner(body, "output_config"), "effort", "output_config")
     thought = common.read_thinking(body, word, options)
-    choice = _choice(body)
+    choice = _choice(body, options)
     offers = _offers(body, options)
     system = _system(body)
     history = _History(options)
@@ -67,7 +67,7 @@ def from_anthropic(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     )
 
 
-def _choice(body: Mapping[str, Any]) -> Choice:
+def _choice(body: Mapping[str, Any], options: RequestOptions) -> Choice:
     given = body.get("tool_choice")
     if given is None:
         return "auto"
@@ -77,6 +77,8 @@ def _choice(body: Mapping[str, Any]) -> Choice:
         return {"type": "function", "function": {"name": name}}
     if kind not in ("auto", "any", "none"):
         raise fields.wrong(kind, "tool_choice.type", "auto, any, none or tool")
+    if kind == "any" and options.think_then_call:
+        return "required"
     return "none" if kind == "none" else "auto"
 
 

@@ -16,7 +16,9 @@ class RequestOptions:
     request says; `default_thinking` and "high" stand where it says nothing. `lenient` lets pass
     what can still be written down: results without calls and calls without results, repeated ids,
     misplaced prefixes, names and schemas of tools that are none, fields that are lost.
-    `need_reasoning` refuses histories whose reasoning was not passed back.
+    `need_reasoning` refuses histories whose reasoning was not passed back. `think_then_call`: a
+    choice that forces a call holds in thinking mode too, after the reasoning, and Anthropic's `any`
+    is such a choice; DeepSeek's API refuses the one and takes the other for `auto`.
     """
 
     models: Collection[str] | None = None
@@ -26,6 +28,7 @@ class RequestOptions:
     default_thinking: bool = True
     lenient: bool = False
     need_reasoning: bool = False
+    think_then_call: bool = False
     drop_web_search: bool | None = None  # None: as the API does, Responses drops, Messages refuses
     max_tokens_thinking: int = 393_216
     max_tokens_chat: int = 393_216

@@ -95,10 +95,8 @@ class Request:
     @property
     def starts(self) -> Literal["reasoning", "content", "calls"]:
         """Where the reply begins."""
-        if self.tool_choice not in ("auto", "none"):
-            return "calls"
         if self.thinking_mode == "chat":
-            return "content"
+            return "content" if self.tool_choice in ("auto", "none") else "calls"
         return "content" if self.continues and self.messages[-1].get("content") else "reasoning"
 
     @property

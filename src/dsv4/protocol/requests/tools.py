@@ -82,7 +82,7 @@ def in_force(
                 " 'tools' parameter.",
                 "tool_choice",
             )
-    if choice != "auto" and thinking:
+    if choice != "auto" and thinking and not options.think_then_call:
         raise RequestError("Thinking mode does not support this tool_choice", "tool_choice")
     return Force(tools, choice)
 

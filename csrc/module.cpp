@@ -252,6 +252,8 @@ T* address(uintptr_t a) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  m.attr("ABI") = 1;  // raised here and in ops/native.py whenever a name or an argument changes
+
   nb::class_<OwnedMatrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t, Bytes, std::optional<Bytes>,
                     std::optional<Floats>>(),

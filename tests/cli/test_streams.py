@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,11 +79,13 @@ def test_closed_streams_are_one_line():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
-@pytest.mark.parametrize("words", [["encode"], ["inspect", "flash"], ["--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["encode"], ["inspect", "flash"], ["--help"], ["parse", "-h"], ["--version"]]
+)
 def test_a_full_disk_is_one_line(words):
     with Path("/dev/full").open("wb") as full:
         done = call(*words, given=GIVEN, stdout=full)
-    assert "No space left on device" in one_line(done)
+    assert one_line(done) == "dsv4: stdout: No space left on device\n"
 
 
 @pytest.mark.parametrize("words", [["encode"], ["inspect", "flash"], ["--help"]])
@@ -116,6 +119,32 @@ def test_usage_errors_look_like_all_others(words, message):
     assert found.exit_code == 2 and found.stdout == ""
     assert found.stderr.startswith("dsv4: ") and found.stderr.count("\n") == 1
     assert message in found.stderr
+
+
+STALE = """
+import sys, types
+stale = types.ModuleType("dsv4._native")
+stale.__file__ = "old/_native.so"
+sys.modules["dsv4._native"] = stale
+from dsv4.cli import main
+main()
+"""
+
+
+def test_a_stale_native_module_is_one_line_and_then_plain_operators_run():
+    words = ("generate", "--prompt", "The sun", "--max-tokens", "2", "--temperature", "0")
+    stale, right = (
+        subprocess.run(
+            [sys.executable, "-c", script, *words],
+            capture_output=True,
+            env=environment(),
+            timeout=120,
+        )
+        for script in (STALE, command()[2])
+    )
+    said = one_line(stale, code=0)
+    assert "old/_native.so was built from other code. Run pip install -e . again" in said
+    assert stale.stdout == right.stdout and right.stdout.strip()
 
 
 def test_help_and_version():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -157,6 +158,27 @@ def test_the_switch_and_the_missing_module(monkeypatch):
         assert native.module() is None
     assert native.module() is None  # said once
     native.module.cache_clear()
+
+
+@pytest.mark.parametrize("number", [None, native.ABI - 1, native.ABI + 1])
+def test_a_module_of_other_code_is_not_used(monkeypatch, number):
+    stale = ModuleType("dsv4._native")
+    stale.__file__ = "old/_native.so"
+    if number is not None:
+        stale.ABI = number
+    monkeypatch.setitem(sys.modules, "dsv4._native", stale)
+    native.module.cache_clear()
+    words = r"plain operators.* old/_native\.so was built from other code.*pip install -e \. again"
+    with pytest.warns(RuntimeWarning, match=words) as said:
+        assert native.module() is None
+    assert len(said) == 1 and "\n" not in str(said[0].message)
+    assert native.module() is None  # said once
+    native.module.cache_clear()
+
+
+def test_the_module_of_this_code_is_used():
+    native.module.cache_clear()
+    assert native.module() is module and module.ABI == native.ABI
 
 
 def run(script):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dsv4.cli import chat, checkpoint, convert, protocol, train
-from dsv4.cli.errors import Commands
+from dsv4.cli.errors import Command, Commands
 from dsv4.cli.streams import say
 
 app = typer.Typer(
@@ -23,14 +23,16 @@ app = typer.Typer(
     rich_markup_mode=None,  # brackets in help and errors are text
     pretty_exceptions_enable=False,
 )
-app.command(short_help="Count a checkpoint's tensors, bytes and parameters.")(checkpoint.inspect)
-app.command(short_help="Write a checkpoint of random weights.")(checkpoint.init)
-app.command(short_help="Write a checkpoint in another form.")(convert.convert)
-app.command(short_help="Continue a text, without the chat protocol.")(chat.generate)
-app.command(short_help="Chat with a model.")(chat.chat)
-app.command(short_help="Train a small model on simple English.")(train.train)
-app.command(short_help="Print a conversation as the model's prompt.")(protocol.encode)
-app.command(short_help="Print a completion as a message.")(protocol.parse)
+app.command(cls=Command, short_help="Count a checkpoint's tensors, bytes and parameters.")(
+    checkpoint.inspect
+)
+app.command(cls=Command, short_help="Write a checkpoint of random weights.")(checkpoint.init)
+app.command(cls=Command, short_help="Write a checkpoint in another form.")(convert.convert)
+app.command(cls=Command, short_help="Continue a text, without the chat protocol.")(chat.generate)
+app.command(cls=Command, short_help="Chat with a model.")(chat.chat)
+app.command(cls=Command, short_help="Train a small model on simple English.")(train.train)
+app.command(cls=Command, short_help="Print a conversation as the model's prompt.")(protocol.encode)
+app.command(cls=Command, short_help="Print a completion as a message.")(protocol.parse)
 
 
 @app.callback()

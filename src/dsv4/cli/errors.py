@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
-from dsv4.cli.streams import note, prepare, visible, write
+from dsv4.cli.streams import note, prepare, say, visible, write
 
 WRONG, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 
-class Commands(TyperGroup):
+class _Help:
+    """Help is written as every result is, so that a full disk has the same words."""
+
+    def get_help_option(self, context: Any) -> TyperOption | None:
+        """The option --help of a command."""
+        option: TyperOption | None = super().get_help_option(context)  # type: ignore[misc]
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class Command(_Help, TyperCommand):
+    """One command."""
+
+
+class Commands(_Help, TyperGroup):
     """A group whose every error, of usage or of input, is one line."""
 
     def main(
@@ -28,10 +44,29 @@ class Commands(TyperGroup):
 
         def command() -> None:
             prepare()
-            with self.make_context(prog_name or "dsv4", words, **extra) as context:
+            with (
+                _warnings_in_one_line(),
+                self.make_context(prog_name or "dsv4", words, **extra) as context,
+            ):
                 self.invoke(context)
 
         sys.exit(exit_code(command))
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        note(f"dsv4: {visible(str(message))}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _show_help(context: Any, _: Any, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        say(context.get_help())
+        context.exit()
 
 
 def exit_code(command: Callable[[], None]) -> int:

@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 
 SWITCH = "DSV4_NATIVE"
+ABI = 1  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
 
 
 @functools.cache
@@ -22,16 +23,23 @@ def module() -> ModuleType | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        return import_module("dsv4._native")
+        found = import_module("dsv4._native")
     except ImportError as error:
-        warnings.warn(
-            f"dsv4 runs on its plain operators, which are slower: the native module is not there "
-            f"({error}). Install a C++20 compiler and dsv4 again, or set {SWITCH}=0 to silence "
-            "this",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn(f"is not there ({error}). Install a C++20 compiler and dsv4 again")
         return None
+    if getattr(found, "ABI", None) != ABI:
+        _warn(f"in {found.__file__} was built from other code. Run pip install -e . again")
+        return None
+    return found
+
+
+def _warn(why: str) -> None:
+    warnings.warn(
+        f"dsv4 runs on its plain operators, which are slower: the native module {why}, or set "
+        f"{SWITCH}=0 to silence this",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def use_threads(native: ModuleType) -> None:

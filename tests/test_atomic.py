@@ -1,6 +1,6 @@
 import pytest
 
-from dsv4.atomic import WriteError, replacing
+from dsv4.atomic import WriteError, replacing, whole
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -25,3 +25,11 @@ def test_what_the_system_refuses_is_named(tmp_path):
             stream.write(b"text")
         assert "\n" not in str(error.value)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_file_of_many_keeps_the_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "nowhere" / "file"):
+        raise AssertionError("nothing is there to write to")
+    with pytest.raises(ValueError), whole(tmp_path / "file"):
+        raise ValueError
+    assert not list(tmp_path.iterdir())

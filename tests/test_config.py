@@ -64,7 +64,7 @@ def test_unknown_preset_and_broken_json(tmp_path):
     with pytest.raises(ConfigError, match="flash, pro, nano"):
         Config.from_preset("mega")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match="not valid JSON"):
+    with pytest.raises(ConfigError, match="not JSON"):
         Config.load(tmp_path)
 
 

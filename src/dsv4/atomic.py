@@ -21,6 +21,16 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     Otherwise nothing of it is left, and a `file` that was there before is untouched.
     Raises: WriteError for what the system refuses (no space, no permission, a folder in its place).
     """
+    try:
+        with whole(file) as stream:
+            yield stream
+    except OSError as error:
+        raise write_error(file, error) from error
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[BinaryIO]:
+    """The same for one file of many, whose writer says itself what a refusal means: OSError."""
     part = file.with_name(f".{file.name}.part")
     try:
         part.unlink(missing_ok=True)  # of a process that was killed
@@ -30,11 +40,9 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         part.replace(file)
         sync_folder(file.parent)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise write_error(file, error) from error
         raise
 
 

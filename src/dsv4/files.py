@@ -56,13 +56,19 @@ def read_text(path: Path, most: int) -> str:
 
 def read_json(path: Path, most: int) -> Any:
     """The value of a JSON file. Raises FileError, OSError."""
-    text = read_text(path, most)
+    return parse_json(read_text(path, most), str(path))
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The value of a JSON text that came from `name`. Raises FileError."""
+    if not text.strip():
+        raise FileError(f"{name}: empty, must be JSON")
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise FileError(f"{path} is nested too deeply to be read") from error
+        raise FileError(f"{name}: nested too deeply to be read") from error
     except ValueError as error:  # a syntax error, or a number of thousands of digits
-        raise FileError(f"{path} is not valid JSON: {error}") from error
+        raise FileError(f"{name}: not JSON: {error}") from error
 
 
 def size_text(nbytes: int) -> str:

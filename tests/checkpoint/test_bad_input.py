@@ -57,7 +57,7 @@ def test_missing_folder(tmp_path):
 def test_broken_config_and_index(folder):
     good = (folder / "config.json").read_text()
     (folder / "config.json").write_text(good[:-40])
-    with pytest.raises(CheckpointError, match=r"config\.json.* not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json.* not JSON"):
         load(folder)
     (folder / "config.json").write_text(good)
     for bad in ("{", "[]", '{"weight_map": 3}', '{"metadata": {}}'):

@@ -26,6 +26,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from dsv4.atomic import whole
 from dsv4.checkpoint.errors import CheckpointError
 from dsv4.checkpoint.layout import TensorSpec, shard_file
 from dsv4.checkpoint.reader import INDEX_FILE
@@ -140,7 +141,7 @@ def write_index(folder: Path, tensors: Mapping[str, TensorSpec]) -> None:
 
 def write_config(folder: Path, config: Config, tensors: Iterable[str]) -> None:
     """config.json of a checkpoint that holds these tensors."""
-    (folder / "config.json").write_text(as_written(config, tensors).to_json(), encoding="utf-8")
+    _write_text(folder / "config.json", as_written(config, tensors).to_json())
 
 
 def write_generation_config(folder: Path, config: Config) -> None:
@@ -159,9 +160,12 @@ def write_generation_config(folder: Path, config: Config) -> None:
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """The object as a text file, there at once or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(file)
+    _write_text(file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_text(file: Path, text: str) -> None:
+    with whole(file) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 class Advance(Protocol):

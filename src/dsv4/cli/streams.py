@@ -7,11 +7,12 @@ the pictures that Unicode has for them (␛): no text of a model or a file drive
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
+
+from dsv4.files import parse_json
 
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -92,18 +93,6 @@ def read_text(source: str) -> str:
 def read_json(source: str) -> Any:
     """The value of a JSON file, or of stdin for -. Raises ValueError."""
     return parse_json(read_text(source), "stdin" if source == "-" else source)
-
-
-def parse_json(text: str, name: str) -> Any:
-    """The value of a JSON text that came from `name`. Raises ValueError."""
-    if not text.strip():
-        raise ValueError(f"{name}: empty, must be JSON")
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"{name}: nested too deeply to be read") from error
-    except ValueError as error:
-        raise ValueError(f"{name}: not JSON: {error}") from error
 
 
 def stdin() -> TextIO:

@@ -55,6 +55,10 @@ def test_bad_prompts(model):
             dsv4.generate(model, [prompt], max_tokens=1)
     with pytest.raises(ValueError, match="pass the tokenizer"):
         dsv4.generate(model, "text")
+    foreign = dsv4.Tokenizer.deepseek()
+    for prompt in ("text", [5, 6]):
+        with pytest.raises(ValueError, match="this is another model's tokenizer"):
+            dsv4.generate(model, prompt, foreign, max_tokens=1)
 
 
 def test_the_end_of_the_context_ends_the_text(make_model, make_ids):

@@ -185,10 +185,13 @@ def generate(
     `prompts`: a text or a list of ids, or a list of either; texts need the tokenizer, and control
     tokens spelled in them are plain text. `options` are fields of Sampling (temperature=0, …).
     Returns a Completion, or a list of them for a list of prompts. Stop strings need a tokenizer.
+    Raises ValueError for a tokenizer of another vocabulary and for prompts that `prefill` refuses.
     """
     sampling = replace(sampling or Sampling(), **options)
     prompts = prompts.tolist() if isinstance(prompts, Tensor) else prompts
     single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    if tokenizer is not None:
+        tokenizer.check_fits(model.config.vocab_size)
     batch = [_ids(p, tokenizer, model) for p in ([prompts] if single else prompts)]
     if not batch:
         return []

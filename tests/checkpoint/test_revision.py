@@ -11,7 +11,7 @@ from dsv4.checkpoint.encoder import source_revision
 from dsv4.checkpoint.errors import CheckpointError
 from dsv4.checkpoint.reader import Checkpoint
 from dsv4.checkpoint.revision import as_written, effort_revision, of_tensors
-from dsv4.config import ConfigError
+from dsv4.config import Config, ConfigError
 from dsv4.protocol.constants import EFFORT_PREFIXES
 
 from .conftest import tiny
@@ -59,6 +59,7 @@ def test_the_order_of_what_tells_it(folder):
     with pytest.raises(CheckpointError, match="revision '2025' is not known: choose 2026-04 or"):
         effort_revision(folder, "2025")
     assert effort_revision(tiny()) == "2026-04"
+    assert effort_revision(Config.from_preset("flash-0731")) == "2026-07"
     (folder / "config.json").write_text(json.dumps(values | {"effort_revision": "2025"}))
     with pytest.raises(CheckpointError, match=r"effort_revision = '2025': must be 2026-04 or"):
         effort_revision(folder)
@@ -99,7 +100,12 @@ def test_an_encoder_that_is_no_source(source, folder):
     put(folder, source)
     with pytest.raises(CheckpointError, match=r"encoding_dsv4\.py is no Python source") as error:
         Checkpoint(folder)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "name their revision" in str(error.value)
+    for flag in ("2026-04", "2026-07"):  # who says the revision needs no encoder
+        assert effort_revision(folder, flag) == flag
+        assert dsv4.load(folder, revision=flag).config.effort_revision == flag
+    with pytest.raises(CheckpointError, match="revision '2025' is not known"):
+        dsv4.load(folder, revision="2025")
 
 
 def test_an_encoder_that_is_no_file(folder):

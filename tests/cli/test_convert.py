@@ -35,6 +35,12 @@ def test_convert_there_and_back(source, tmp_path):
     assert "experts bf16, dense bf16" in text
 
 
+def test_nano_is_the_packaged_model(tmp_path):
+    text = run("convert", "nano", tmp_path / "out", "--experts", "fp8")
+    assert "experts fp8, dense fp8, 9 shards" in text and "every value is kept" in text
+    assert "not copied: NOTICE, training.json" in text
+
+
 def test_rounding_needs_consent(source, tmp_path):
     run("init", tmp_path / "f32", "--config", tmp_path / "small.json", "--dtype", "f32")
     words = fails(
@@ -74,7 +80,8 @@ def test_interrupted_and_resumed(source, tmp_path, monkeypatch):
 def test_bad_input(source, tmp_path):
     out = tmp_path / "out"
     assert "is the source itself" in fails("convert", source, source)
-    assert "no checkpoint folder" in fails("convert", tmp_path / "absent", out)
+    assert "absent is no folder" in fails("convert", tmp_path / "absent", out)
+    assert "flash is a preset, which has no weights" in fails("convert", "flash", out)
     assert "--shard-size 5 apples: must be a size" in fails(
         "convert", source, out, "--shard-size", "5 apples"
     )

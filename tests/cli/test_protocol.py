@@ -1,11 +1,13 @@
 """`dsv4 encode` and `dsv4 parse` as a user runs them."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from dsv4.cli import app
+from dsv4.cli.loading import packaged
 from dsv4.protocol import constants as c
 from dsv4.protocol import encode_messages
 from dsv4.tokenizer import Tokenizer
@@ -51,6 +53,38 @@ def test_encode_prints_the_prompt_byte_for_byte(save):
     offered = {"name": "f", "description": "", "parameters": {}}
     system = {"role": "system", "content": "", "tools": [{"function": offered}]}
     assert request == encode_messages([system, *TALK], "thinking")
+
+
+def test_encode_follows_the_checkpoint_that_is_named(save, tmp_path):
+    file, max_effort = save(TALK), ("--effort", "max")
+    april, july = (
+        encode_messages(TALK, "thinking", reasoning_effort="max", revision=revision)
+        for revision in ("2026-04", "2026-07")
+    )
+    assert april != july
+    for name, prompt in (("nano", april), ("flash", april), ("flash-0731", july)):
+        assert run("encode", file, *max_effort, "--checkpoint", name) == prompt
+    assert run("encode", file, *max_effort) == april
+    flag = ("--checkpoint", "pro-0813", "--revision", "2026-04")
+    assert run("encode", file, *max_effort, *flag) == april  # a flag wins
+    folder = tmp_path / "of july"
+    shutil.copytree(packaged(), folder)
+    (folder / "encoding").mkdir()
+    encoder = folder / "encoding" / "encoding_dsv4.py"
+    encoder.write_text('DEFAULT_REASONING_EFFORT = "low"')
+    named = ("--checkpoint", folder)
+    assert run("encode", file, *max_effort, *named) == july
+    ids = json.loads(run("encode", file, "--ids", *named))
+    text = encode_messages(TALK, "thinking", reasoning_effort="high", revision="2026-07")
+    assert ids == Tokenizer.load(folder).encode(text, special=True)
+    assert json.loads(run("encode", file, "--ids", "--checkpoint", "flash-0731")) == (
+        Tokenizer.deepseek().encode(text, special=True)
+    )
+    encoder.write_text("x = (")
+    assert "no Python source" in fails("encode", file, *named)
+    assert run("encode", file, *max_effort, *named, "--revision", "2026-07") == july
+    for revision in ((), ("--revision", "2026-04")):
+        assert "absent is no folder" in fails("encode", file, "--checkpoint", "absent", *revision)
 
 
 def test_encode_reads_the_three_apis(save):

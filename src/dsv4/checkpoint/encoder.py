@@ -46,7 +46,7 @@ def source_revision(source: str, file: Path) -> Revision | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CheckpointError(
             f"{file} is no Python source, so the effort texts of this model are not known: "
-            f"repair or remove it ({type(error).__name__})"
+            f"repair or remove it, or name their revision ({type(error).__name__})"
         ) from error
     efforts = {name: value for name, value in constants.items() if _NAME in name.upper()}
     tables = [value for value in efforts.values() if isinstance(value, dict)]

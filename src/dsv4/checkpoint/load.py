@@ -30,6 +30,7 @@ def load(
     mode: str | None = None,
     max_resident: int | None = None,
     copy: bool = False,
+    revision: str | None = None,
 ) -> Transformer:
     """Read the checkpoint in `path` (default: the packaged nano model).
 
@@ -46,6 +47,9 @@ def load(
     `copy` reads a packed model's files into memory of its own, in large pages where the system has
     them: decoding is faster by a quarter where weights are many, and loading takes its time.
 
+    `revision` is that of the effort texts, 2026-04 or 2026-07, where the checkpoint's own
+    (checkpoint/revision.py) is wrong or cannot be told.
+
     Raises CheckpointError for files that are missing, broken or do not fit their config,
     ConfigError for a config that no model can be built from, ValueError for a mode that is none
     or that does not apply, and for a max_resident that is too small or cannot be kept.
@@ -54,7 +58,8 @@ def load(
         raise ValueError("copy = True holds the whole model in memory: leave out max_resident")
     if mode is not None and mode not in MODES:
         raise ValueError(f"mode = {mode!r}: must be fast or exact")
-    checkpoint = Checkpoint(packaged() if path is None else path, copy=copy)
+    folder = packaged() if path is None else path
+    checkpoint = Checkpoint(folder, copy=copy, revision=revision)
     if dtype is None and _is_quantised(checkpoint):
         with torch.device("meta"):
             model = Transformer(checkpoint.config, precision=MODES[mode or "fast"])

@@ -15,12 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dsv4.checkpoint import revision, told
+from dsv4.checkpoint import told
 from dsv4.checkpoint.draft import fit_draft
 from dsv4.checkpoint.errors import CheckpointError, Differences, MismatchError, listed
 from dsv4.checkpoint.forms import as_stored
 from dsv4.checkpoint.layout import Shape, scale_name, scale_shape, stored_shape
 from dsv4.checkpoint.names import refuse_relatives, released_name
+from dsv4.checkpoint.revision import decide
 from dsv4.checkpoint.shard import Shard
 from dsv4.config import Config, ConfigError, Fields, read_fields
 from dsv4.files import FileError, check_regular, read_json
@@ -55,10 +56,12 @@ class Checkpoint:
 
     Raises: CheckpointError for a missing folder, config, index or shard, a shard that is truncated
     or no safetensors file, or an index that places a tensor where it is not. With `copy`, views are
-    of a copy of their shard in memory, not of the mapped file.
+    of a copy of their shard in memory, not of the mapped file. `revision`: see checkpoint/revision.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, copy: bool = False):
+    def __init__(
+        self, path: str | os.PathLike[str], *, copy: bool = False, revision: str | None = None
+    ):
         self.path, self.copy = Path(path), copy
         if not self.path.is_dir():
             raise CheckpointError(f"there is no checkpoint folder {self.path}")
@@ -70,7 +73,7 @@ class Checkpoint:
         self._shard: tuple[str, Shard] | None = None
         self._read_headers(index)
         refuse_relatives(self.path, self.tensors)
-        self.config = self._complete(fields)
+        self.config = decide(self.path, self._complete(fields), self.tensors, revision)
 
     def differences(self, expected: Mapping[str, Shape]) -> Differences:
         """What is missing, unexpected or unfit, where the weights `expected` should be stored."""
@@ -175,8 +178,7 @@ class Checkpoint:
             config = fit_draft(config, self.tensors)
         except ConfigError as error:
             raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
-        config = as_stored(config, self.tensors)
-        return revision.decide(self.path, config, self.tensors)
+        return as_stored(config, self.tensors)
 
     def _index(self) -> dict[str, str] | None:
         """Tensor name → file name; None if the checkpoint is one file without an index."""

@@ -30,17 +30,25 @@ def effort_revision(source: str | os.PathLike[str] | Config, flag: str | None = 
     from dsv4.checkpoint.reader import Checkpoint  # which asks this module in turn
 
     if flag is not None:
-        if flag not in EFFORT_REVISIONS:
-            known = " or ".join(EFFORT_REVISIONS)
-            raise CheckpointError(f"the revision {flag!r} is not known: choose {known}")
-        return cast(Revision, flag)
+        return known(flag)
     config = source if isinstance(source, Config) else Checkpoint(source).config
-    return cast(Revision, config.effort_revision or EFFORT_REVISIONS[0])
+    return cast(Revision, config.effort_revision or of_draft(config.is_dspark))
 
 
-def decide(folder: Path, config: Config, tensors: Iterable[str]) -> Config:
-    """`config` with the revision that the checkpoint in `folder` has."""
-    found = encoder_revision(folder) or config.effort_revision or of_tensors(tensors)
+def known(flag: str) -> Revision:
+    """The revision that a user asked for. Raises CheckpointError for one that there is not."""
+    if flag not in EFFORT_REVISIONS:
+        choice = " or ".join(EFFORT_REVISIONS)
+        raise CheckpointError(f"the revision {flag!r} is not known: choose {choice}")
+    return cast(Revision, flag)
+
+
+def decide(folder: Path, config: Config, tensors: Iterable[str], flag: str | None = None) -> Config:
+    """`config` with the revision that the checkpoint in `folder` has; a flag asks no file."""
+    if flag is None:
+        found = encoder_revision(folder) or config.effort_revision or of_tensors(tensors)
+    else:
+        found = known(flag)
     return config.replace(effort_revision=found)
 
 
@@ -52,4 +60,9 @@ def as_written(config: Config, tensors: Iterable[str]) -> Config:
 
 def of_tensors(names: Iterable[str]) -> Revision:
     """2026-07 where there is a DSpark draft, 2026-04 otherwise."""
-    return "2026-07" if holds_dspark(names) else "2026-04"
+    return of_draft(holds_dspark(names))
+
+
+def of_draft(is_dspark: bool) -> Revision:
+    """The same of a draft that is known."""
+    return "2026-07" if is_dspark else "2026-04"

@@ -8,7 +8,8 @@ import typer
 
 from dsv4.cli.loading import Copy, Dtype, MaxResident, Mode, Name
 from dsv4.cli.options import Effort, Revision, Threads, exclude
-from dsv4.cli.streams import argument, parse_json, read_json, read_text
+from dsv4.cli.streams import argument, read_json, read_text
+from dsv4.files import parse_json
 
 if TYPE_CHECKING:
     from dsv4.model.transformer import Transformer
@@ -104,10 +105,10 @@ def chat(
         from dsv4.sampling import Sampling
 
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, words, max_tokens)
-        model, tokenizer = Loading(checkpoint, dtype, mode, max_resident, copy, threads).load()
-        session.converse(
-            Chat(model, tokenizer, sampling, effort=effort, system=opening, revision=revision)
-        )
+        model, tokenizer = Loading(
+            checkpoint, dtype, mode, max_resident, copy, threads, revision
+        ).load()
+        session.converse(Chat(model, tokenizer, sampling, effort=effort, system=opening))
 
 
 def _text(prompt: str) -> str:

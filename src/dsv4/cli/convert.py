@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsv4.cli.loading import Name, checkpoint_folder
 from dsv4.cli.sizes import parse_size
 from dsv4.cli.streams import note, say
 
@@ -31,7 +32,7 @@ class Dense(StrEnum):
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
+    source: Name,
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     experts: Annotated[
         Experts | None, typer.Option(help="Form of the routed experts; default: as stored.")
@@ -58,7 +59,7 @@ def convert(
 
     try:
         done = convert_checkpoint(
-            source,
+            checkpoint_folder(source),
             out,
             experts=experts,
             dense=dense,

@@ -42,12 +42,14 @@ Copy = Annotated[
 
 
 def checkpoint_folder(name: str) -> Path:
-    """The folder that `name` means: nano is the packaged one. Raises ValueError for a preset that
-    has no weights.
+    """The folder that `name` means: nano is the packaged one. Raises ValueError where there is
+    none, as for a preset that has no weights.
     """
     if name not in PRESETS:
+        if not Path(name).is_dir():
+            raise ValueError(f"{name} is no folder: name that of a checkpoint")
         return Path(name)
-    if name != "nano":
+    if has_no_weights(name):
         raise ValueError(
             f"{name} is a preset, which has no weights: name a checkpoint folder "
             f"(./{name}, if it is called so), or nano"
@@ -55,6 +57,11 @@ def checkpoint_folder(name: str) -> Path:
     if Path(name).is_dir():
         note("dsv4: nano is the packaged model; the folder is ./nano")
     return packaged()
+
+
+def has_no_weights(name: str) -> bool:
+    """Whether `name` is a preset of which no model comes along."""
+    return name in PRESETS and name != "nano"
 
 
 def packaged() -> Path:
@@ -74,6 +81,7 @@ class Loading:
     max_resident: str | None
     copy: bool
     threads: int | None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         from dsv4.checkpoint.load import MODES
@@ -87,8 +95,6 @@ class Loading:
         exclude(dtype=self.dtype, mode=self.mode)
         exclude(dtype=self.dtype, max_resident=self.max_resident, copy=self.copy)
         self.folder = checkpoint_folder(self.name)
-        if not self.folder.is_dir():
-            raise ValueError(f"{self.name} is no folder: name that of a checkpoint")
         size = self.max_resident
         self.cap = None if size is None else parse_size(size, "--max-resident")
         set_threads(self.threads)
@@ -102,6 +108,13 @@ class Loading:
 
         tokenizer = Tokenizer.load(self.folder)  # first: a missing one is told at once
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
-        model = load(self.folder, dtype, mode=self.mode, max_resident=self.cap, copy=self.copy)
+        model = load(
+            self.folder,
+            dtype,
+            mode=self.mode,
+            max_resident=self.cap,
+            copy=self.copy,
+            revision=self.revision,
+        )
         tokenizer.check_fits(model.config.vocab_size)
         return model, tokenizer

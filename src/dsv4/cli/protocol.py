@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from dsv4.cli.options import exclude
+from dsv4.cli.loading import checkpoint_folder, has_no_weights
+from dsv4.cli.options import Revision, exclude
 from dsv4.cli.streams import read_json, read_text, write
+from dsv4.config import EFFORT_REVISIONS, Config
 
 if TYPE_CHECKING:
     from dsv4.protocol import Request, RequestOptions, Segment
+    from dsv4.tokenizer import Tokenizer
 
 Source = Annotated[str, typer.Argument(help="A file; - reads stdin.")]
 Api = Annotated[
     str | None,
     typer.Option(help="chat, messages or responses; default: by what the request holds."),
 ]
-Revision = Annotated[str, typer.Option(help="Of the effort prefixes: 2026-04 or 2026-07.")]
 Effort = Annotated[
     str | None,
     typer.Option(
@@ -37,7 +39,14 @@ def encode(
     source: Source = "-",
     api: Api = None,
     effort: Effort = None,
-    revision: Revision = "2026-04",
+    revision: Revision = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="The model, by its folder or a preset's name: its effort texts count, and its "
+            "tokens for --ids; default: those of V4-Flash of April."
+        ),
+    ] = None,
     lenient: Lenient = False,
     keep_thinking: Annotated[
         bool, typer.Option("--keep-thinking", help="Keep the reasoning of earlier turns.")
@@ -52,7 +61,8 @@ def encode(
         bool, typer.Option("--segments", help="Print [text, is it a control token] pairs, as JSON.")
     ] = False,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json or its folder; default: DeepSeek's.")
+        Path | None,
+        typer.Option(help="tokenizer.json or its folder, in place of the checkpoint's."),
     ] = None,
 ) -> None:
     """Encode a request of Chat Completions, Messages or Responses, or a list of messages.
@@ -65,7 +75,7 @@ def encode(
     exclude(ids=ids, segments=segments)
     if tokenizer is not None and not ids:
         raise ValueError("--tokenizer is for --ids: give both, or neither")
-    options = _options(effort, revision, lenient)
+    options = _options(effort, _revision(checkpoint, revision), lenient)
     request, since = _request(read_json(source), context, options, api)
     chosen = {"since": since, "bos": not no_bos, "keep_reasoning": keep_thinking}
     parts: list[Segment]
@@ -74,10 +84,7 @@ def encode(
     else:
         parts = [p for part in request.quick(task, **chosen) for p in part]
     if ids:
-        from dsv4.tokenizer import Tokenizer
-
-        words = Tokenizer.deepseek() if tokenizer is None else Tokenizer.load(tokenizer)
-        write(json.dumps(to_token_ids(parts, words)) + "\n")
+        write(json.dumps(to_token_ids(parts, _tokenizer(checkpoint, tokenizer))) + "\n")
     elif segments:
         write(json.dumps(parts, ensure_ascii=False) + "\n")
     else:
@@ -126,12 +133,32 @@ def parse(
     write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 
 
+def _revision(checkpoint: str | None, flag: str | None) -> str:
+    """That of the effort texts: the flag's, else that of the checkpoint, where one is named."""
+    if checkpoint is None:
+        return flag or EFFORT_REVISIONS[0]
+    from dsv4.checkpoint.revision import effort_revision
+
+    if has_no_weights(checkpoint):
+        return effort_revision(Config.from_preset(checkpoint), flag)
+    return effort_revision(checkpoint_folder(checkpoint), flag)
+
+
+def _tokenizer(checkpoint: str | None, file: Path | None) -> Tokenizer:
+    """The tokenizer that is named, else the checkpoint's, else DeepSeek's."""
+    from dsv4.tokenizer import Tokenizer
+
+    if file is None and (checkpoint is None or has_no_weights(checkpoint)):
+        return Tokenizer.deepseek()
+    return Tokenizer.load(file or checkpoint_folder(checkpoint or ""))
+
+
 def _options(effort: str | None, revision: str, lenient: bool) -> RequestOptions:
     from dsv4.protocol import RequestOptions, resolve_effort
-    from dsv4.protocol.constants import Revision
+    from dsv4.protocol.constants import Revision as Known
 
     resolve_effort(effort, revision)  # refuses words that are not known
-    return RequestOptions(effort=effort, revision=cast(Revision, revision), lenient=lenient)
+    return RequestOptions(effort=effort, revision=cast(Known, revision), lenient=lenient)
 
 
 def _request(

@@ -4,16 +4,10 @@
 // key:   ic/2 bytes of E2M1 codes, even channel low | ⌈ic/32⌉ E8M0 scales
 #pragma once
 
+#include "layer.h"
 #include "numeric.h"
 
 namespace dsv4::DSV4_ISA {
-
-constexpr int64_t ENTRY_BLOCK = 64, KEY_BLOCK = 32;
-
-inline int64_t entry_bytes(int64_t c, int64_t r) {
-  return (c - r) + 2 * r + (c - r + ENTRY_BLOCK - 1) / ENTRY_BLOCK;
-}
-inline int64_t key_bytes(int64_t ic) { return ic / 2 + (ic + KEY_BLOCK - 1) / KEY_BLOCK; }
 
 inline void pack_entry(const float* x, int64_t c, int64_t r, uint8_t* row) {
   const int64_t plain = c - r;

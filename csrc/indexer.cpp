@@ -9,7 +9,7 @@
 namespace dsv4::DSV4_ISA {
 namespace {
 
-inline uint16_t rank_of(float score) {
+inline uint16_t rank_of(float score) {  // NaN is above infinity
   const uint16_t u = static_cast<uint16_t>(bits<uint32_t>(round_bf16(score) + 0.0f) >> 16);
   return static_cast<uint16_t>(u & 0x8000 ? ~u : u | 0x8000);
 }
@@ -138,8 +138,10 @@ struct ByteQuery {
       for (int64_t k = 0; k < KEYS; ++k) {
         exponents[k] = keys[k * stride + ic / 2 + chunk * BLOCKS + b];
       }
-      out.scales[b] = _mm512_castsi512_ps(_mm512_slli_epi32(
-          _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)exponents)), 23));
+      const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)exponents));
+      const __mmask16 is_nan = _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255));
+      out.scales[b] = _mm512_mask_mov_ps(_mm512_castsi512_ps(_mm512_slli_epi32(e, 23)), is_nan,
+                                         _mm512_set1_ps(NAN));
     }
   }
 
@@ -184,7 +186,7 @@ struct ByteQuery {
         }
       }
       scores = _mm512_fmadd_ps(_mm512_set1_ps(weights[h]),
-                               _mm512_max_ps(dot, _mm512_setzero_ps()), scores);
+                               _mm512_max_ps(_mm512_setzero_ps(), dot), scores);  // dot: NaN stays
     }
     const u16 u = bits<u16>(round_bf16((v16)scores) + 0.0f) >> 16;
     const u16 ordered = (u & 0x8000u) != 0 ? ~u & 0xFFFFu : u | 0x8000u;

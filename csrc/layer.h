@@ -53,6 +53,7 @@ struct Mixture {
   Matrix gate;
   const float* bias = nullptr;       // [experts], or
   const int64_t* table = nullptr;    // hash routing: [vocabulary, chosen]
+  int64_t vocabulary = 0;
   std::vector<Matrix> w1, w2, w3;    // routed experts
   Residency* residency = nullptr;    // where they may not all be in memory
   Matrix shared1, shared2, shared3;
@@ -93,6 +94,14 @@ struct Paged {
   }
   int64_t left_in_page(int64_t entry) const { return page_rows - entry % page_rows; }
 };
+
+// Bytes of a cache row: an entry of c channels, r of them rotary, and an indexer key (entries.h).
+constexpr int64_t ENTRY_BLOCK = 64, KEY_BLOCK = 32;
+
+inline int64_t entry_bytes(int64_t c, int64_t r) {
+  return (c - r) + 2 * r + (c - r + ENTRY_BLOCK - 1) / ENTRY_BLOCK;
+}
+inline int64_t key_bytes(int64_t ic) { return ic / 2 + (ic + KEY_BLOCK - 1) / KEY_BLOCK; }
 
 struct LayerState {
   Ring<uint8_t> window;

@@ -1,12 +1,14 @@
 // The mixture-of-experts sub-layer, mHC included:
 //
-//   s = √softplus(gate u), chosen by s + bias or by token id, p = scaling · s / Σ s_chosen
+//   s = √softplus(gate u), chosen by s + bias or by token id, p = scaling · softmax(log s_chosen)
 //   y = Σ_e w2_e(p_e · silu(min(w1_e u, L)) ⊙ clamp(w3_e u, −L, L)) + shared(u)
 //
 // Each (token, choice) is a slot with rows of its own; slots are added in the order of the choice,
 // so a token's sum does not depend on its neighbours.
 #include <cmath>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 #include "hyper.h"
 #include "inputs.h"
@@ -42,27 +44,61 @@ Grouping group(const int32_t* experts, int64_t rows, int64_t k, int64_t count) {
   return g;
 }
 
-// Scores of one token → its experts and their weights.
-void route(const Mixture& m, float* scores, int64_t id, int32_t* experts, float* weights) {
-  for (int64_t e = 0; e < m.experts; ++e) {
-    const float x = scores[e];
-    scores[e] = std::sqrt(x > 20.0f ? x : std::log1p(std::exp(x)));
-  }
+float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
+
+// log √softplus(x), where softplus(x) is e^x to float32's last bit without taking it.
+float log_score(float x) { return 0.5f * (x < -20.0f ? x : std::log(softplus(x))); }
+
+// The experts with the highest √softplus(logit) + bias [experts], NaN first.
+void choose(const Mixture& m, const float* logits, float* biased, int32_t* experts) {
+  for (int64_t e = 0; e < m.experts; ++e) biased[e] = std::sqrt(softplus(logits[e])) + m.bias[e];
   for (int64_t j = 0; j < m.chosen; ++j) {
-    if (m.table != nullptr) {
-      experts[j] = static_cast<int32_t>(m.table[id * m.chosen + j]);
-      continue;
-    }
     int64_t best = -1;
     for (int64_t e = 0; e < m.experts; ++e) {
       if (std::find(experts, experts + j, e) != experts + j) continue;
-      if (best < 0 || scores[e] + m.bias[e] > scores[best] + m.bias[best]) best = e;
+      if (best < 0 || biased[e] > biased[best] ||
+          (std::isnan(biased[e]) && !std::isnan(biased[best]))) {
+        best = e;
+      }
     }
     experts[j] = static_cast<int32_t>(best);
   }
-  float total = 0;
-  for (int64_t j = 0; j < m.chosen; ++j) total += scores[experts[j]];
-  for (int64_t j = 0; j < m.chosen; ++j) weights[j] = m.scaling * scores[experts[j]] / total;
+}
+
+// A token's experts by the table. Its file may have been written to since it was checked.
+void look_up(const Mixture& m, int64_t id, int32_t* experts) {
+  if (id < 0 || id >= m.vocabulary) {
+    throw std::invalid_argument("token id " + std::to_string(id) + " is outside the table of " +
+                                std::to_string(m.vocabulary));
+  }
+  for (int64_t j = 0; j < m.chosen; ++j) {
+    const int64_t expert = m.table[id * m.chosen + j];
+    if (expert < 0 || expert >= m.experts) {
+      throw std::invalid_argument("tid2eid sends token " + std::to_string(id) + " to expert " +
+                                  std::to_string(expert) + " of " + std::to_string(m.experts));
+    }
+    experts[j] = static_cast<int32_t>(expert);
+  }
+}
+
+// Logits of one token → its experts and their weights.
+void route(const Mixture& m, const float* logits, float* biased, int64_t id, int32_t* experts,
+           float* weights) {
+  if (m.table != nullptr) {
+    look_up(m, id, experts);
+  } else {
+    choose(m, logits, biased, experts);
+  }
+  float top = -INFINITY, total = 0;
+  for (int64_t j = 0; j < m.chosen; ++j) {
+    weights[j] = log_score(logits[experts[j]]);
+    top = std::max(top, weights[j]);
+  }
+  for (int64_t j = 0; j < m.chosen; ++j) {
+    weights[j] = std::exp(weights[j] - top);
+    total += weights[j];
+  }
+  for (int64_t j = 0; j < m.chosen; ++j) weights[j] = m.scaling * weights[j] / total;
 }
 
 // p · silu(min(up1, L)) ⊙ clamp(up3, −L, L), in up1's place.
@@ -71,7 +107,8 @@ void gate_product(float* up1, const float* up3, int64_t n, float limit, float p)
   for (int64_t i = 0; i < n; i += LANES) {
     const v16 a = minimum(bound, load(up1 + i));
     const v16 b = minimum(bound, maximum(-bound, load(up3 + i)));
-    store(up1 + i, a / (one + exponential(-a)) * b * p);
+    const v16 e = -a > 88.0f ? splat(INFINITY) : exponential(-a);
+    store(up1 + i, a / (one + e) * b * p);
   }
 }
 
@@ -101,19 +138,21 @@ void mix_pass(const Layer& layer, const Pass& pass, const int64_t* ids, float* x
   float* up3 = arena.take<float>((rows * k + rows) * inner);
   float* shared1 = up1 + rows * k * inner;
   float* shared3 = up3 + rows * k * inner;
-  float* scores = arena.take<float>(rows * m.experts);
+  float* logits = arena.take<float>(rows * m.experts);
+  float* biased = arena.take<float>(m.table ? 0 : rows * m.experts);
   Inputs in(pool, arena, u, rows, d, d, layer.exact);
   const auto whole = [&](const Matrix& w, const Arranged* a, float* y) {
     return Product{&w, 0, w.rows, a, rows, nullptr, nullptr, y, w.rows};
   };
-  multiply(pool, {whole(m.gate, in.full(m.gate.format), scores),
+  multiply(pool, {whole(m.gate, in.full(m.gate.format), logits),
                   whole(m.shared1, in.low(m.shared1.format), shared1),
                   whole(m.shared3, in.low(m.shared3.format), shared3)});
 
   int32_t* experts = arena.take<int32_t>(rows * k);
   float* weights = arena.take<float>(rows * k);
   pool.run(rows, 2, [&](int64_t t, int) {
-    route(m, scores + t * m.experts, ids[pass.sources[t]], experts + t * k, weights + t * k);
+    float* room = m.table ? nullptr : biased + t * m.experts;
+    route(m, logits + t * m.experts, room, ids[pass.sources[t]], experts + t * k, weights + t * k);
   });
   const Grouping g = group(experts, rows, k, m.experts);
   const auto each = [&](auto&& add) {

@@ -1,33 +1,39 @@
 // The Python module dsv4._native: layers made of tensors that Python owns, and calls on them.
 //
-// Weights and cache stores come in once, through DLPack, as bytes or floats; the streams of a call
-// come as an address, since importing a tensor costs more than a small layer's step.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+// All tensors come in through DLPack, and nothing is read before its shape has been looked at:
+// weights and cache stores once, the streams of a forward once for all of its layers.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <functional>
-#include <map>
 #include <mutex>
-#include <optional>
-#include <stdexcept>
 
-#include "residency.h"
+#if __has_include(<pthread.h>)
+#include <pthread.h>
+#endif
+
+#include "owned.h"
+#include "pool.h"
 #include "sublayers.h"
 
-namespace nb = nanobind;
 using namespace dsv4;
 
 namespace {
 
-using Bytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Table = nb::ndarray<int64_t, nb::c_contig, nb::device::cpu>;
+constexpr int MAX_THREADS = 1024;
 
 std::mutex running;  // the pool and its memory serve one call at a time
+
+// A fork waits for the call that runs, so that the child finds memory whole, if not the threads.
+void survive_forks() {
+#if __has_include(<pthread.h>)
+  pthread_atfork([] { running.lock(); }, [] { running.unlock(); }, [] {
+    Pool::instance().forget_threads();
+    running.unlock();
+  });
+#endif
+}
 
 template <class F>
 auto alone(F&& body) {
@@ -36,252 +42,49 @@ auto alone(F&& body) {
   return body();
 }
 
-struct OwnedMatrix {
-  Matrix matrix;
-  Bytes data;
-  std::optional<Bytes> bytes;
-  std::optional<Floats> floats;
-
-  OwnedMatrix(const std::string& format, int64_t rows, int64_t columns, Bytes data,
-              std::optional<Bytes> fp4_scale, std::optional<Floats> fp8_scale)
-      : data(data), bytes(fp4_scale), floats(fp8_scale) {
-    static const std::map<std::string, Format> formats{
-        {"f32", Format::F32}, {"bf16", Format::BF16}, {"fp8", Format::FP8}, {"fp4", Format::FP4}};
-    matrix.format = formats.at(format);
-    matrix.rows = rows;
-    matrix.columns = columns;
-    matrix.data = this->data.data();
-    require(data.nbytes(), rows * matrix.row_bytes(), "bytes of the weight");
-    if (matrix.format == Format::FP8) {
-      const int64_t down = (rows + FP8_BLOCK - 1) / FP8_BLOCK;
-      const int64_t across = (columns + FP8_BLOCK - 1) / FP8_BLOCK;
-      require(floats ? floats->size() : 0, down * across, "FP8 scales");
-      matrix.fp8_scale = floats->data();
-    }
-    if (matrix.format == Format::FP4) {
-      require(columns % FP4_BLOCK, 0, "columns beyond whole FP4 blocks");
-      require(bytes ? bytes->size() : 0, rows * columns / FP4_BLOCK, "FP4 scales");
-      matrix.fp4_scale = bytes->data();
-    }
-  }
-  static void require(size_t found, int64_t wanted, const char* what) {
-    if (static_cast<int64_t>(found) != wanted) {
-      throw std::invalid_argument(std::to_string(found) + " " + what + ", must be " +
-                                  std::to_string(wanted));
-    }
-  }
-};
-
-using Places = std::vector<std::pair<uintptr_t, int64_t>>;  // addresses and bytes
-using Tables = Places;                                      // addresses and pages
-
-struct OwnedResidency {
-  Residency value;
-  std::vector<nb::object> kept;  // the files stay mapped as long as their pages may be given back
-
-  OwnedResidency(int64_t cap, int64_t fixed, const Places& files)
-      : value(cap, fixed, regions(files)) {}
-  static Region region(const void* data, size_t bytes) {
-    const auto first = reinterpret_cast<uintptr_t>(data);
-    return {first, first + bytes};
-  }
-  static std::vector<Region> regions(const Places& files) {
-    std::vector<Region> found;
-    for (const auto& [first, bytes] : files) found.push_back({first, first + bytes});
-    return found;
-  }
-  void add(nb::object matrix) {
-    OwnedMatrix& w = nb::cast<OwnedMatrix&>(matrix);
-    std::vector<Region> parts{region(w.data.data(), w.data.nbytes())};
-    if (w.bytes) parts.push_back(region(w.bytes->data(), w.bytes->nbytes()));
-    w.matrix.unit = value.add(parts);
-    kept.push_back(std::move(matrix));
-  }
-};
-
-// A struct whose fields are set by name, and what keeps their tensors alive.
-template <class T>
-struct Owned {
-  T value;
-  std::vector<nb::object> kept;
-};
-
-template <class T, class M>
-M& named(T& object, const std::map<std::string, std::function<M&(T&)>>& fields,
-         const std::string& name) {
-  const auto found = fields.find(name);
-  if (found == fields.end()) throw std::invalid_argument("no field " + name);
-  return found->second(object);
-}
-
-#define FIELD(name, path) \
-  { name, [](Layer& l) -> auto& { return l.path; } }
-
-int64_t& integer(Layer& layer, const std::string& name) {
-  static const std::map<std::string, std::function<int64_t&(Layer&)>> fields{
-      FIELD("hc_mult", shape.streams),
-      FIELD("hc_sinkhorn_iters", shape.iterations),
-      FIELD("hidden_size", shape.d),
-      FIELD("num_attention_heads", attention.heads),
-      FIELD("head_dim", attention.channels),
-      FIELD("qk_rope_head_dim", attention.rotary),
-      FIELD("q_lora_rank", attention.q_rank),
-      FIELD("o_groups", attention.groups),
-      FIELD("o_lora_rank", attention.o_rank),
-      FIELD("sliding_window", attention.window),
-      FIELD("compress_ratio", attention.ratio),
-      FIELD("index_n_heads", attention.index_heads),
-      FIELD("index_head_dim", attention.index_channels),
-      FIELD("index_topk", attention.topk),
-      FIELD("n_routed_experts", mixture.experts),
-      FIELD("num_experts_per_tok", mixture.chosen),
-      FIELD("moe_intermediate_size", mixture.inner),
-  };
-  return named<Layer, int64_t>(layer, fields, name);
-}
-
-float& number(Layer& layer, const std::string& name) {
-  static const std::map<std::string, std::function<float&(Layer&)>> fields{
-      FIELD("hc_eps", shape.eps),
-      FIELD("rms_norm_eps", shape.norm_eps),
-      FIELD("swiglu_limit", mixture.limit),
-      FIELD("routed_scaling_factor", mixture.scaling),
-  };
-  return named<Layer, float>(layer, fields, name);
-}
-
-const float*& vector_of(Layer& layer, const std::string& name) {
-  static const std::map<std::string, std::function<const float*&(Layer&)>> fields{
-      FIELD("freqs", attention.frequencies),
-      FIELD("attn_norm", attention.norm),
-      FIELD("q_norm", attention.q_norm),
-      FIELD("kv_norm", attention.kv_norm),
-      FIELD("attn_sink", attention.sink),
-      FIELD("compressor.ape", attention.compressor.ape),
-      FIELD("compressor.norm", attention.compressor.norm),
-      FIELD("indexer.compressor.ape", attention.index_compressor.ape),
-      FIELD("indexer.compressor.norm", attention.index_compressor.norm),
-      FIELD("hc_attn_scale", attention.hyper.scale),
-      FIELD("hc_attn_base", attention.hyper.base),
-      FIELD("hc_ffn_scale", mixture.hyper.scale),
-      FIELD("hc_ffn_base", mixture.hyper.base),
-      FIELD("ffn_norm", mixture.norm),
-      FIELD("gate.bias", mixture.bias),
-  };
-  return named<Layer, const float*>(layer, fields, name);
-}
-
-Matrix& matrix_of(Layer& layer, const std::string& name) {
-  static const std::map<std::string, std::function<Matrix&(Layer&)>> fields{
-      FIELD("wq_a", attention.wq_a),
-      FIELD("wq_b", attention.wq_b),
-      FIELD("wkv", attention.wkv),
-      FIELD("wo_a", attention.wo_a),
-      FIELD("wo_b", attention.wo_b),
-      FIELD("compressor.wkv", attention.compressor.wkv),
-      FIELD("compressor.wgate", attention.compressor.wgate),
-      FIELD("indexer.wq_b", attention.index_wq_b),
-      FIELD("indexer.weights_proj", attention.index_weights),
-      FIELD("indexer.compressor.wkv", attention.index_compressor.wkv),
-      FIELD("indexer.compressor.wgate", attention.index_compressor.wgate),
-      FIELD("hc_attn_fn", attention.hyper.fn),
-      FIELD("hc_ffn_fn", mixture.hyper.fn),
-      FIELD("gate", mixture.gate),
-      FIELD("shared_experts.w1", mixture.shared1),
-      FIELD("shared_experts.w2", mixture.shared2),
-      FIELD("shared_experts.w3", mixture.shared3),
-  };
-  return named<Layer, Matrix>(layer, fields, name);
-}
-
-#undef FIELD
-
-// Derived fields, once everything is set.
-void complete(Layer& layer) {
-  Attention& a = layer.attention;
-  const auto share = [&](Compressor& c, int64_t channels, bool overlaps, bool is_key) {
-    c.ratio = a.ratio;
-    c.channels = channels;
-    c.rotary = a.rotary;
-    c.overlaps = overlaps;
-    c.is_key = is_key;
-    c.frequencies = a.frequencies;
-    c.eps = layer.shape.norm_eps;
-  };
-  share(a.compressor, a.channels, a.index_heads > 0, false);
-  share(a.index_compressor, a.index_channels, true, true);
-}
-
-template <class T, class Array>
-Ring<T> ring_of(const std::optional<Array>& array) {
-  if (!array) return {};
-  if (array->ndim() != 3) throw std::invalid_argument("a ring has three axes");
-  return {array->data(), static_cast<int64_t>(array->shape(0)),
-          static_cast<int64_t>(array->shape(1)), static_cast<int64_t>(array->shape(2))};
-}
-
-Paged paged_of(const std::optional<Bytes>& array) {
-  if (!array) return {};
-  if (array->ndim() != 3) throw std::invalid_argument("a store of pages has three axes");
-  return {array->data(), static_cast<int64_t>(array->shape(0)),
-          static_cast<int64_t>(array->shape(1)), static_cast<int64_t>(array->shape(2))};
-}
-
-struct OwnedState {
-  LayerState value;
-  Bytes window;
-  std::optional<Bytes> entries, keys;
-  std::optional<Floats> tail, index_tail;
-
-  OwnedState(Bytes window, std::optional<Bytes> entries, std::optional<Floats> tail,
-             std::optional<Bytes> keys, std::optional<Floats> index_tail)
-      : window(window), entries(entries), keys(keys), tail(tail), index_tail(index_tail) {
-    value.window = ring_of<uint8_t>(std::optional<Bytes>(window));
-    value.entries = paged_of(entries);
-    value.keys = paged_of(keys);
-    value.tail = ring_of<float>(tail);
-    value.index_tail = ring_of<float>(index_tail);
-  }
-};
-
-template <class T>
-T* address(uintptr_t a) {
-  return reinterpret_cast<T*>(a);
-}
+// An array as it is: a converted copy would be read once, and written to in vain.
+auto strict(const char* name) { return nb::arg(name).noconvert(); }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.attr("ABI") = 1;  // raised here and in ops/native.py whenever a name or an argument changes
+  m.attr("ABI") = 2;  // raised here and in ops/native.py whenever a name or an argument changes
 
   nb::class_<OwnedMatrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t, Bytes, std::optional<Bytes>,
                     std::optional<Floats>>(),
-           nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("data"),
-           nb::arg("fp4_scale") = nb::none(), nb::arg("fp8_scale") = nb::none())
+           nb::arg("format"), nb::arg("rows"), nb::arg("columns"), strict("data"),
+           strict("fp4_scale") = nb::none(),
+           strict("fp8_scale") = nb::none())
       .def("multiply", [](const OwnedMatrix& w, Floats x, Floats y, bool low) {
+        require_shape("x", shape_of(x), {-1, w.matrix.columns});
+        require_shape("y", shape_of(y), {static_cast<int64_t>(x.shape(0)), w.matrix.rows});
+        const bool packed = w.matrix.format == Format::FP8 || w.matrix.format == Format::FP4;
+        if (packed && !low) throw std::invalid_argument("a packed matrix takes rounded operands");
         alone([&] {
           kernels()->multiply(w.matrix, x.data(), static_cast<int64_t>(x.shape(0)), low, y.data());
         });
-      }, nb::arg("x"), nb::arg("y"), nb::arg("low"));
+      }, strict("x"), strict("y"), nb::arg("low"));
 
-  nb::class_<Span>(m, "Span")
-      .def("__init__", [](Span* span, int64_t columns, const std::vector<int64_t>& starts,
-                          const std::vector<int64_t>& lengths, const std::vector<int64_t>& slots,
-                          const Tables& tables) {
-        std::vector<Place> places;
-        for (size_t b = 0; b < slots.size(); ++b) {
-          places.push_back({slots[b], address<const int32_t>(tables[b].first), tables[b].second});
-        }
-        new (span) Span(columns, starts, lengths, places);
-      }, nb::arg("columns"), nb::arg("starts"), nb::arg("lengths"), nb::arg("slots"),
-         nb::arg("tables"));
+  using OwnedLayer = Owned<Layer>;
+
+  nb::class_<OwnedSpan>(m, "Span")
+      .def(nb::init<int64_t, std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>,
+                    const std::vector<nb::object>&>(),
+           nb::arg("columns"), nb::arg("starts"), nb::arg("lengths"), nb::arg("slots"),
+           nb::arg("tables"));
+
+  nb::class_<dsv4::Tensor>(m, "Tensor")
+      .def("__init__", [](dsv4::Tensor* self, nb::ndarray<> array) {
+        new (self) dsv4::Tensor{std::move(array)};
+      }, strict("array"));
 
   nb::class_<OwnedState>(m, "LayerState")
-      .def(nb::init<Bytes, std::optional<Bytes>, std::optional<Floats>, std::optional<Bytes>,
-                    std::optional<Floats>>(),
-           nb::arg("window"), nb::arg("entries").none(), nb::arg("tail").none(),
-           nb::arg("keys").none(), nb::arg("index_tail").none());
+      .def(nb::init<const OwnedLayer&, Bytes, std::optional<Bytes>, std::optional<Floats>,
+                    std::optional<Bytes>, std::optional<Floats>>(),
+           nb::keep_alive<1, 2>(), nb::arg("layer"), strict("window"),
+           strict("entries").none(), strict("tail").none(),
+           strict("keys").none(), strict("index_tail").none());
 
   nb::class_<OwnedResidency>(m, "Residency")
       .def(nb::init<int64_t, int64_t, const Places&>(),
@@ -290,34 +93,36 @@ NB_MODULE(_native, m) {
       .def("spare", [](OwnedResidency& r, Bytes bytes) {
         r.value.spare(OwnedResidency::region(bytes.data(), bytes.nbytes()));
         r.kept.push_back(nb::cast(bytes));
-      }, nb::arg("bytes"))
+      }, strict("bytes"))
       .def_prop_ro("held", [](const OwnedResidency& r) { return r.value.held(); })
       .def_prop_ro("most_held", [](const OwnedResidency& r) { return r.value.most_held(); });
 
-  using OwnedLayer = Owned<Layer>;
   nb::class_<OwnedLayer>(m, "Layer")
       .def("__init__", [](OwnedLayer* self, bool exact) {
         new (self) OwnedLayer{};
         self->value.exact = exact;
       }, nb::arg("exact"))
       .def("integer", [](OwnedLayer& l, const std::string& name, int64_t value) {
-        integer(l.value, name) = value;
+        integer_of(l.value, name) = value;
       })
       .def("number", [](OwnedLayer& l, const std::string& name, float value) {
-        number(l.value, name) = value;
+        number_of(l.value, name) = value;
       })
       .def("vector", [](OwnedLayer& l, const std::string& name, Floats values) {
         vector_of(l.value, name) = values.data();
+        l.sizes[name] = static_cast<int64_t>(values.size());
         l.kept.push_back(nb::cast(values));
-      })
+      }, nb::arg("name"), strict("values"))
       .def("matrix", [](OwnedLayer& l, const std::string& name, nb::object matrix) {
         matrix_of(l.value, name) = nb::cast<OwnedMatrix&>(matrix).matrix;
         l.kept.push_back(std::move(matrix));
       })
       .def("table", [](OwnedLayer& l, Table table) {
+        require_shape("tid2eid", shape_of(table), {-1, l.value.mixture.chosen});
         l.value.mixture.table = table.data();
+        l.value.mixture.vocabulary = static_cast<int64_t>(table.shape(0));
         l.kept.push_back(nb::cast(table));
-      })
+      }, strict("table"))
       .def("expert", [](OwnedLayer& l, nb::object w1, nb::object w2, nb::object w3) {
         Mixture& x = l.value.mixture;
         x.w1.push_back(nb::cast<OwnedMatrix&>(w1).matrix);
@@ -329,13 +134,19 @@ NB_MODULE(_native, m) {
         l.value.mixture.residency = &nb::cast<OwnedResidency&>(residency).value;
         l.kept.push_back(std::move(residency));
       })
-      .def("complete", [](OwnedLayer& l) { complete(l.value); })
-      .def("attend", [](const OwnedLayer& l, const OwnedState& state, const Span& span,
-                        uintptr_t x) {
-        alone([&] { kernels()->attend(l.value, state.value, span, address<void>(x)); });
+      .def("complete", [](OwnedLayer& l) { complete(l.value, l.sizes); })
+      .def("attend", [](const OwnedLayer& l, const OwnedState& state, const OwnedSpan& span,
+                        const dsv4::Tensor& x) {
+        state.check(l.value, span);
+        void* streams = streams_of(x, l.value.exact, span.batch, span.columns, l.value.shape);
+        alone([&] { kernels()->attend(l.value, state.value, span.value, streams); });
       })
-      .def("mix", [](const OwnedLayer& l, const Span& span, uintptr_t ids, uintptr_t x) {
-        alone([&] { kernels()->mix(l.value, span, address<const int64_t>(ids), address<void>(x)); });
+      .def("mix", [](const OwnedLayer& l, const OwnedSpan& span, const dsv4::Tensor& ids,
+                     const dsv4::Tensor& x) {
+        const auto* tokens = static_cast<const int64_t*>(
+            ids.checked("the ids", nb::dtype<int64_t>(), {span.batch, span.columns}));
+        void* streams = streams_of(x, l.value.exact, span.batch, span.columns, l.value.shape);
+        alone([&] { kernels()->mix(l.value, span.value, tokens, streams); });
       });
 
   using OwnedHead = Owned<Head>;
@@ -350,45 +161,89 @@ NB_MODULE(_native, m) {
         h.hyper = {nb::cast<OwnedMatrix&>(fn).matrix, scale.data(), base.data()};
         h.norm = norm.data();
         h.weight = nb::cast<OwnedMatrix&>(weight).matrix;
+        require_matrix("hc_head_fn", h.hyper.fn, streams, streams * d);
+        require_matrix("head", h.weight, h.weight.rows, d);
+        require_shape("hc_head_scale", shape_of(scale), {1});
+        require_shape("hc_head_base", shape_of(base), {streams});
+        require_shape("norm", shape_of(norm), {d});
         self->kept = {fn, nb::cast(scale), nb::cast(base), nb::cast(norm), weight};
       }, nb::arg("exact"), nb::arg("streams"), nb::arg("d"), nb::arg("eps"), nb::arg("norm_eps"),
-         nb::arg("fn"), nb::arg("scale"), nb::arg("base"), nb::arg("norm"), nb::arg("weight"))
-      .def("logits", [](const OwnedHead& h, uintptr_t x, int64_t tokens, uintptr_t logits) {
-        alone([&] {
-          kernels()->logits(h.value, address<const void>(x), tokens, address<float>(logits));
-        });
+         nb::arg("fn"), strict("scale"), strict("base"),
+         strict("norm"), nb::arg("weight"))
+      .def("logits", [](const OwnedHead& h, const dsv4::Tensor& x, const dsv4::Tensor& logits) {
+        const int64_t b = x.array.ndim() == 4 ? static_cast<int64_t>(x.array.shape(0)) : -1;
+        const int64_t n = x.array.ndim() == 4 ? static_cast<int64_t>(x.array.shape(1)) : -1;
+        void* streams = streams_of(x, h.value.exact, b, n, h.value.shape);
+        void* out = logits.checked("the logits", nb::dtype<float>(), {b, n, h.value.weight.rows});
+        alone([&] { kernels()->logits(h.value, streams, b * n, static_cast<float*>(out)); });
       });
 
   m.def("attend_keys", [](Floats q, Floats keys, Floats sink, bool low, Floats o) {
+    require_shape("q", shape_of(q), {-1, -1});
+    require_shape("keys", shape_of(keys), {-1, shape_of(q)[1]});
+    require_shape("sink", shape_of(sink), {shape_of(q)[0]});
+    require_shape("o", shape_of(o), shape_of(q));
     alone([&] {
       kernels()->attend_keys(q.data(), q.shape(0), q.shape(1), keys.data(), keys.shape(0),
                              sink.data(), low, o.data());
     });
-  });
+  }, strict("q"), strict("keys"), strict("sink"), nb::arg("low"), strict("o"));
   m.def("choose", [](Floats q, Floats weights, Bytes keys, int64_t k,
                      nb::ndarray<uint16_t, nb::c_contig, nb::device::cpu> ranks,
                      nb::ndarray<int32_t, nb::c_contig, nb::device::cpu> chosen) {
+    require_shape("q", shape_of(q), {-1, -1});
+    require_shape("weights", shape_of(weights), {shape_of(q)[0]});
+    require_shape("keys", shape_of(keys), {-1, key_bytes(shape_of(q)[1])});
+    require_shape("ranks", shape_of(ranks), {shape_of(keys)[0]});
+    require_shape("chosen", shape_of(chosen), {k});
+    if (k > shape_of(keys)[0]) throw std::invalid_argument("more to choose than there are keys");
     alone([&] {
       kernels()->choose(q.data(), weights.data(), q.shape(0), q.shape(1), keys.data(),
                         keys.shape(0), k, ranks.data(), chosen.data());
     });
-  });
+  }, strict("q"), strict("weights"), strict("keys"),
+     nb::arg("k"), strict("ranks"), strict("chosen"));
   m.def("collapse", [](const OwnedMatrix& fn, Floats scale, Floats base, int64_t iterations,
                        float eps, float norm_eps, Floats x, Floats coefficients, Floats u) {
+    require_shape("x", shape_of(x), {-1, -1, -1});
+    const Shape sizes = shape_of(x);  // tokens, hc, d
+    const int64_t outputs = (2 + sizes[1]) * sizes[1];
+    require_matrix("fn", fn.matrix, outputs, sizes[1] * sizes[2]);
+    require_shape("scale", shape_of(scale), {3});
+    require_shape("base", shape_of(base), {outputs});
+    require_shape("coefficients", shape_of(coefficients), {sizes[0], outputs});
+    require_shape("u", shape_of(u), {sizes[0], sizes[2]});
     const HyperShape shape{static_cast<int64_t>(x.shape(1)), iterations,
                            static_cast<int64_t>(x.shape(2)), eps, norm_eps};
     alone([&] {
       kernels()->hyper(shape, {fn.matrix, scale.data(), base.data()}, x.data(), x.shape(0),
                        coefficients.data(), u.data());
     });
-  });
+  }, nb::arg("fn"), strict("scale"), strict("base"), nb::arg("iterations"),
+     nb::arg("eps"), nb::arg("norm_eps"), strict("x"),
+     strict("coefficients"), strict("u"));
   m.def("entries", [](Floats x, int64_t rotary, Bytes packed, Floats back) {
+    require_shape("x", shape_of(x), {-1, -1});
+    const Shape sizes = shape_of(x);
+    require_shape("packed", shape_of(packed), {sizes[0], entry_bytes(sizes[1], rotary)});
+    require_shape("back", shape_of(back), sizes);
+    if (rotary < 0 || rotary > sizes[1]) throw std::invalid_argument("more rotary channels than all");
     kernels()->entries(x.data(), x.shape(0), x.shape(1), rotary, packed.data(), back.data());
-  });
+  }, strict("x"), nb::arg("rotary"), strict("packed"), strict("back"));
   m.def("keys", [](Floats x, Bytes packed, Floats back) {
+    require_shape("x", shape_of(x), {-1, -1});
+    require_shape("packed", shape_of(packed), {shape_of(x)[0], key_bytes(shape_of(x)[1])});
+    require_shape("back", shape_of(back), shape_of(x));
     kernels()->keys(x.data(), x.shape(0), x.shape(1), packed.data(), back.data());
+  }, strict("x"), strict("packed"), strict("back"));
+  m.def("set_threads", [](int threads) {
+    if (threads < 1 || threads > MAX_THREADS) {
+      throw std::invalid_argument(std::to_string(threads) + " threads, must be 1 to " +
+                                  std::to_string(MAX_THREADS));
+    }
+    alone([&] { set_threads(threads); });
   });
-  m.def("set_threads", [](int threads) { alone([&] { set_threads(threads); }); });
+  survive_forks();
   m.def("kernels", [] { return std::string(kernels()->name); });
   m.def("kernel_names", &kernel_names);
   m.def("choose_kernels", &choose_kernels);

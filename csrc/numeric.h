@@ -9,14 +9,16 @@ namespace dsv4::DSV4_ISA {
 
 // ---- bfloat16 --------------------------------------------------------------------------------
 
-inline uint16_t to_bf16(float x) {  // round to nearest, ties to even; x is finite
+inline uint16_t to_bf16(float x) {  // round to nearest, ties to even
+  if (x != x) return 0x7FC0;  // else a NaN could be rounded to infinity, or to zero
   const uint32_t u = bits<uint32_t>(x);
   return static_cast<uint16_t>((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
 }
 inline float from_bf16(uint16_t x) { return bits<float>(static_cast<uint32_t>(x) << 16); }
 inline v16 round_bf16(v16 x) {
   const u16 u = bits<u16>(x);
-  return bits<v16>((u + 0x7FFF + ((u >> 16) & 1)) & 0xFFFF0000u);
+  const u16 rounded = (u + 0x7FFF + ((u >> 16) & 1)) & 0xFFFF0000u;
+  return bits<v16>(x == x ? rounded : u16{} + 0x7FC00000u);
 }
 inline float round_bf16(float x) { return from_bf16(to_bf16(x)); }
 

@@ -24,10 +24,21 @@ inline void pause_cpu() {
 
 Pool& Pool::instance() {
   static Pool pool;
+  if (pool.forgotten_ > 0) pool.resize(std::exchange(pool.forgotten_, 0));
   return pool;
 }
 
+void Pool::forget_threads() {
+  if (workers_.empty()) return;
+  forgotten_ = threads();
+  new std::vector<std::thread>(std::move(workers_));  // never joined, never destroyed
+  workers_.clear();
+  region_ = 0;
+  inside_ = asleep_ = 0;
+}
+
 void Pool::resize(int threads) {
+  forgotten_ = 0;
   if (threads < 1) threads = 1;
   if (threads == this->threads()) return;
   stop_ = true;

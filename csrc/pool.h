@@ -20,6 +20,9 @@ class Pool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
   void resize(int threads);
+  // In a process that was forked while no region was open: the threads stayed behind. As many are
+  // started when the pool is next asked for.
+  void forget_threads();
 
   // `grain` tasks are taken at a time; so many or fewer are not worth a second thread. What a task
   // throws is thrown here, once all threads are out of the region.
@@ -52,6 +55,7 @@ class Pool {
   alignas(64) std::atomic<int> asleep_{0};
   std::atomic<bool> stop_{false}, failed_{false};
   std::exception_ptr failure_;  // the first
+  int forgotten_ = 0;
 };
 
 }  // namespace dsv4

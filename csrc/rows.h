@@ -220,6 +220,7 @@ struct Fp4Row {
   int64_t columns;
   __m512i table, upper;
   __m512i exponents, places;  // of the sixteen groups that `at` is among
+  uint32_t unusual = 0;       // which of their blocks have scales that cannot be added
   Fp4Row(const Matrix& w, int64_t r, const Nothing&)
       : data(w.row(r)), scale(w.row_fp4_scale(r)), columns(w.columns) {
     table = _mm512_load_si512(FP4_TABLES.values);
@@ -233,8 +234,11 @@ struct Fp4Row {
     const __m256i bytes = half ? _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p))
                                : _mm256_loadu_si256((const __m256i*)p);
     const __m512i wide = _mm512_cvtepu8_epi16(bytes);
-    const __m512i scaled = _mm512_mask_add_epi16(
+    __m512i scaled = _mm512_mask_add_epi16(
         table, 0xFEFEFEFEu, table, _mm512_permutexvar_epi16(places, exponents));
+    if (unusual != 0) [[unlikely]] {
+      if (unusual >> group % 16 * 2 & 3) scaled = product_table(group, half);
+    }
     places = _mm512_add_epi16(places, _mm512_set1_epi16(2));
     const __m512i first = _mm512_ternarylogic_epi32(wide, _mm512_set1_epi16(15), upper, 0xEA);
     const __m512i second = _mm512_or_si512(_mm512_srli_epi16(wide, 4), upper);
@@ -246,10 +250,21 @@ struct Fp4Row {
     const int64_t left = columns / FP4_BLOCK - 2 * group;
     const __mmask32 some = left >= 32 ? 0xFFFFFFFFu : (1u << left) - 1;
     const __m256i bytes = _mm256_maskz_loadu_epi8(some, scale + 2 * group);
-    const __m256i floored = _mm256_max_epu8(bytes, _mm256_set1_epi8(2));  // 0.5 · scale is normal
     exponents = _mm512_slli_epi16(
-        _mm512_sub_epi16(_mm512_cvtepu8_epi16(floored), _mm512_set1_epi16(127)), 7);
+        _mm512_sub_epi16(_mm512_cvtepu8_epi16(bytes), _mm512_set1_epi16(127)), 7);
+    // 2 … 252 keep 0.5 · scale and 6 · scale among the normal numbers
+    unusual = _mm256_mask_cmpgt_epu8_mask(some, _mm256_sub_epi8(bytes, _mm256_set1_epi8(2)),
+                                          _mm256_set1_epi8(static_cast<char>(250)));
     places = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xFFFF0000u, 1);
+  }
+  // Values times scales as float32 has them: infinite, NaN or subnormal (then the product has 0).
+  __attribute__((noinline)) __m512i product_table(int64_t group, bool half) const {
+    alignas(64) uint16_t found[32];
+    for (int i = 0; i < 32; ++i) {
+      const int e = i < 16 ? scale[2 * group] : half ? 127 : scale[2 * group + 1];
+      found[i] = to_bf16(decode_e2m1(static_cast<uint8_t>(i % 16)) * from_e8m0(e));
+    }
+    return _mm512_load_si512(found);
   }
   static int64_t column(int64_t place) {
     const int64_t in = place % 64;

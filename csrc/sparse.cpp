@@ -74,6 +74,9 @@ class Group {
     std::memcpy(base, sink, heads_ * sizeof(float));
     const v16 shift = load(tops);
     store(base, exponential(load(base) - shift));
+    for (int h = 0; h < heads_; ++h) {  // beyond what `exponential` takes, as the plain operators
+      if (sink[h] == INFINITY) base[h] = low ? INFINITY : NAN;
+    }
     V denominator = read<V>(base);
     const int64_t places = count_ * L;
     for (int64_t i = 0; i < places; i += LANES) {

@@ -59,7 +59,7 @@ def whole(model, ids):
 
 def test_sublayers_are_near_their_plain_twins(model, plain, ids):
     """Alike but for values that fall to the other side of a rounding, or of a choice."""
-    span = model._span(ids, None, None)
+    span = model._span(ids, None, None, model.form)
     x = model.embed.weight[ids].to(model.dtype).unsqueeze(2)
     x = x.repeat(1, 1, model.config.hc_mult, 1)
     x += 0.1 * torch.randn(x.shape)  # streams that differ
@@ -251,3 +251,20 @@ def test_entries_that_plain_operators_stored_are_seen(model, plain, ids):
         found, expected = model(ids[:, 60:64], cache), plain(ids[:, 60:64], theirs)
     change = (found - expected).flatten(0, 1).norm(dim=-1)
     assert (change / expected.flatten(0, 1).norm(dim=-1)).median() < 0.03
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+@pytest.mark.parametrize("layer", [0, 3])  # by token id, and learned
+def test_a_router_far_down_is_the_plain_one(folder, ids, layer, size):
+    model = dsv4.load(folder)
+    block = model.layers[layer]
+    x = torch.rand(1, 9, model.config.hc_mult, model.config.hidden_size) + 0.5
+    weight = block.ffn.gate.weight.data
+    weight.copy_(-size * (1 + 0.01 * torch.rand(weight.shape)) / weight.shape[1])
+    block.twin = type(block.twin)(native.module(), block, layer)
+    span = model._span(ids[:1, :9], None, None, model.form)
+    with torch.no_grad():
+        found = block.twin.mix(x.clone(), ids[:1, :9], span)
+        expected = block.mix(x, ids[:1, :9], span)
+    assert found.isfinite().all()
+    assert (found - expected).norm() < 2e-3 * (expected - x).norm()

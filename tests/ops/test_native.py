@@ -131,6 +131,46 @@ def test_indexer_keys_are_the_plain_bytes(kernels, ic):
     assert torch.equal(entries.unpack_key(expected, ic), back)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("byte", [255, 254, 253, 252, 3, 2, 1, 0])
+def test_fp4_scales_to_the_ends_of_their_range(kernels, rows, byte):
+    codes, scale = fp4.quantize(torch.randn(20, 128))
+    codes.view(torch.uint8)[0] = (torch.arange(64) * 37 % 256).byte()  # all codes
+    scale.view(torch.uint8)[0] = 127
+    scale.view(torch.uint8)[0, 1] = byte
+    values = fp4.expand(codes, scale)
+    y, w = torch.empty(rows, 20), matrix(module, codes, scale)
+    for column in (*range(30, 66), 96):  # one at a time, so that no sum hides a value
+        x = torch.zeros(rows, 128)
+        x[:, column] = 2.0**100 if byte < 4 else 1.0
+        w.multiply(x, y, True)
+        expected = (values * x[0]).sum(1)  # 0 · ∞ and 0 · NaN are NaN
+        for row in y:
+            small = values[:, column].abs() < 2.0**-126  # taken for 0 by some machines
+            same = torch.isclose(row, expected, rtol=0, atol=0, equal_nan=True)
+            assert (same | (small & (row == 0))).all(), (column, row[0], expected[0])
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("form", "low"), FORMS[:4])
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+def test_products_of_nan_and_infinity(kernels, rows, form, low, poison):
+    packed, values = stored(form, torch.randn(20, 128))
+    if form == "fp8":
+        if poison == poison:
+            return  # E4M3 has no infinity
+        packed[0].view(torch.uint8)[3, 70], values[3, 70] = 0xFF, poison
+    else:
+        packed[0][3, 70], values[3, 70] = poison, poison
+    x, y = torch.randn(rows, 128), torch.empty(rows, 20)
+    matrix(module, *packed).multiply(x, y, low)
+    expected = x @ values.T
+    assert torch.equal(y.isnan(), expected.isnan()) and torch.equal(y.isinf(), expected.isinf())
+    x[0, 5] = poison
+    matrix(module, *packed).multiply(x, y, low)
+    assert torch.equal(y.isfinite(), (x @ values.T).isfinite())
+
+
 def test_wrong_sizes_are_refused():
     codes, scale = fp8.quantize(torch.randn(8, 64))
     with pytest.raises(ValueError, match="bytes of the weight, must be 576"):
@@ -204,22 +244,51 @@ def product(rows, columns):
     x, y = torch.ones(rows, columns), torch.zeros(rows, 40)
     w.multiply(x, y, False)
     assert (y == columns).all()
-product(4, 64)
+product(400, 640)  # for which the threads come
 """
+
+
+FORKED = {
+    "os.fork": """
+child = os.fork()
+product(400, 640)
+if child == 0:
+    product(400, 640)
+    module.set_threads(3)
+    product(400, 640)
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+""",
+    "from a pool of processes": """
+import multiprocessing
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.starmap(product, [(400, 640)] * 6) == [None] * 6
+product(400, 640)
+""",
+    "while another thread computes": """
+import threading
+go_on = True
+def work():
+    while go_on:
+        product(40, 640)
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        product(400, 640)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+go_on = False
+thread.join()
+""",
+}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_multiplies_and_ends():
-    script = """
-child = os.fork()
-product(4, 64)
-if child == 0:
-    module.set_threads(3)
-    product(4, 64)
-    sys.exit(7)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-"""
-    done = run(TASKS + script)
+@pytest.mark.parametrize("how", FORKED)
+def test_a_forked_process_multiplies_and_ends(how):
+    done = run(TASKS + FORKED[how])
     assert done.returncode == 0, done.stderr
 
 

@@ -45,7 +45,7 @@ def test_balance_loss_and_bias(make_model, make_ids):
     for gate in gates:
         for b in range(2):
             scores, chosen = (
-                gate.last_scores[30 * b : 30 * b + 30],
+                gate.last_log_scores[30 * b : 30 * b + 30].exp(),
                 gate.last_indices.view(2, 30, 3)[b],
             )
             f = chosen.flatten().bincount(minlength=8) * 8 / (3 * 30)

@@ -10,6 +10,7 @@ positions more than a forward reads: that is how far `truncate` can go back.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from array import array
 from collections.abc import Sequence as Many
@@ -136,6 +137,23 @@ class LayerState:
         return [part for part in (self.compressor, self.indexer) if part is not None]
 
 
+@dataclass(frozen=True)
+class Form:
+    """What the stores of a cache hold: a model takes the caches of its own form."""
+
+    ratios: tuple[int, ...]  # of its layers
+    window: int
+    entries: RowFormat
+    keys: RowFormat
+
+    @classmethod
+    def of(cls, config: Config, layers: Many[int], precision: Precision) -> Form:
+        """The form of a cache for these layers."""
+        ratios = tuple(config.compress_ratios[layer] for layer in layers)
+        entries, keys = precision.entry_rows(config), precision.key_rows(config)
+        return cls(ratios, config.sliding_window, entries, keys)
+
+
 class Pages(Protocol):
     """Where a sequence gets its next page from."""
 
@@ -158,12 +176,27 @@ class Stores:
         device: torch.device | str = "cpu",
     ):
         self.config, self.slots, self.pages = config, slots, pages
-        self.page_tokens = page_tokens(config)
+        self.page_tokens, self.device = page_tokens(config), torch.device(device)
         numbers = range(config.num_hidden_layers) if layers is None else layers
         self.layers = [
             LayerState(config, layer, slots, pages, precision, device) for layer in numbers
         ]
+        self.form = Form.of(config, numbers, precision)
         self._taken = 0
+
+    def check(self, form: Form, device: torch.device) -> None:
+        """Raise ValueError unless the stores are of that form, and there."""
+        if self.form is not form and self.form != form:
+            for each in dataclasses.fields(Form):
+                mine, theirs = getattr(self.form, each.name), getattr(form, each.name)
+                if mine != theirs:
+                    raise ValueError(
+                        f"the cache belongs to another model: its {each.name} are {mine}, must be "
+                        f"{theirs}: make it with new_cache, or new_draft_cache for a draft"
+                    )
+        self.form = form  # the next time they are the same object
+        if self.device != device:
+            raise ValueError(f"the cache is on {self.device}, ids are on {device}")
 
     def take(self) -> int:
         """The next page, the stores doubled where it does not fit."""

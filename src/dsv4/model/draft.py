@@ -58,6 +58,7 @@ def remember(
     b, n, _ = main_hidden.shape
     if b != cache.batch:
         raise ValueError(f"the draft's cache holds {cache.batch} sequences, main_hidden has {b}")
+    cache.stores.check(model.draft_form, main_hidden.device)
     real = [n] * b if lengths is None else list(lengths)
     window = model.config.sliding_window
     span = Span(cache.lengths, n, real, window, main_hidden.device, cache.sequences)
@@ -77,6 +78,7 @@ def propose(model: Transformer, anchors: Tensor, cache: Cache, choose: Choose = 
         raise ValueError(
             f"anchors have shape {list(anchors.shape)}: one for each of {cache.batch} sequences"
         )
+    cache.stores.check(model.draft_form, anchors.device)
     config, last = model.config, stages_of(model)[-1]
     block, window = config.dspark_block_size or 0, config.sliding_window
     span = BlockSpan(cache.lengths, block, window, anchors.device, cache.sequences)

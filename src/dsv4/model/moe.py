@@ -1,7 +1,7 @@
 """Mixture of experts: y = Σ_{e in top-k} p_e · expert_e(x) + shared(x).
 
 s = √softplus(gate x);  chosen by s + bias (hash layers: by tid2eid[token id])
-p = routed_scaling_factor · s_chosen / Σ s_chosen
+p = routed_scaling_factor · s_chosen / Σ s_chosen = routed_scaling_factor · softmax(log s_chosen)
 """
 
 from __future__ import annotations
@@ -19,6 +19,18 @@ from dsv4.model.precision import Precision, to_bfloat16
 from dsv4.ops.experts import gate_product, routed_experts
 
 MATRICES = ("w1", "w2", "w3")
+
+
+STEEP = -20.0  # below it softplus(x) is e^x to float32's last bit
+
+
+def log_score(logits: Tensor) -> Tensor:
+    """log √softplus(x), which is x / 2 long before softplus(x) is 0; its gradient is finite too.
+
+    −∞ gives −∞: weight 0 beside finite ones. From NaN, ∞, and −∞ throughout come no weights: NaN.
+    """
+    steep = F.softplus(logits.clamp(min=STEEP)).log() - F.relu(STEEP - logits)
+    return steep / 2
 
 
 class Gate(nn.Module):
@@ -44,15 +56,15 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """x [tokens, d], ids [tokens] → experts int64 [tokens, k], weights float32 [tokens, k]."""
-        scores = F.softplus(F.linear(x.float(), self.weight.float())).sqrt()  # [tokens, E]
+        logits = F.linear(x.float(), self.weight.float())  # [tokens, E]
         if self.hashed:
             indices = self.tid2eid[ids]
         else:
-            indices = (scores.detach() + self.bias).topk(self.topk, dim=-1).indices
+            scores = F.softplus(logits.detach()).sqrt()
+            indices = (scores + self.bias).topk(self.topk, dim=-1).indices
         if self.training:  # read by the balance loss and the bias update
-            self.last_scores, self.last_indices = scores, indices
-        chosen = scores.gather(1, indices)
-        return indices, self.scaling * chosen / chosen.sum(-1, keepdim=True)
+            self.last_log_scores, self.last_indices = log_score(logits), indices
+        return indices, self.scaling * log_score(logits.gather(1, indices)).softmax(-1)
 
 
 class Experts(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dsv4.config import Config
 from dsv4.model.block import Block, StreamHead
-from dsv4.model.cache import Cache, SequenceState, Stores
+from dsv4.model.cache import Cache, Form, SequenceState, Stores
 from dsv4.model.dspark import Stage
 from dsv4.model.initial import initialize
 from dsv4.model.layers import Float32Linear
@@ -51,9 +51,8 @@ class Transformer(Twinned[Head], StreamHead):
         self.dtype = dtype = self.precision.dtype
         weight = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
-        self.layers = nn.ModuleList(
-            Block(config, layer, self.precision) for layer in range(config.num_hidden_layers)
-        )
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(Block(config, layer, self.precision) for layer in layers)
         self.add_head(config, dtype)
         self.head = Float32Linear(config.hidden_size, config.vocab_size, dtype)
         self.mtp = nn.ModuleList(  # the draft, if there is one
@@ -62,6 +61,9 @@ class Transformer(Twinned[Head], StreamHead):
             else MTPBlock(config, self.precision)
             for number in range(config.draft_stages)
         )
+        drafts = range(len(layers), len(layers) + config.draft_stages)
+        self.form = Form.of(config, layers, self.precision)
+        self.draft_form = Form.of(config, drafts, self.precision)
         self.targets = frozenset(config.dspark_target_layer_ids or () if config.is_dspark else ())
 
     def initialize(self, seed: int) -> None:
@@ -121,7 +123,11 @@ class Transformer(Twinned[Head], StreamHead):
         return self.logits(self.streams(ids, cache, lengths))
 
     def logits(self, streams: Tensor) -> Tensor:
-        """Streams after the last layer [b, n, hc, d] → logits float32 [b, n, vocab_size]."""
+        """Streams after the last layer [.., hc, d] → logits float32 [.., vocab_size].
+
+        Raises ValueError for another shape, dtype or device than a forward's.
+        """
+        self._check_streams(streams)
         return self.twin.logits(streams) if self.twin else self.head(self.collapse(streams))
 
     def streams(
@@ -135,7 +141,7 @@ class Transformer(Twinned[Head], StreamHead):
     ) -> tuple[Tensor, Tensor | None]:
         """`streams`, and what a DSpark draft reads: [b, n, T·d], the mean of the streams after each
         of the T layers of dspark_target_layer_ids (None without such a draft)."""
-        span = self._span(ids, cache, lengths)
+        span = self._span(ids, cache, lengths, self.form)
         x, means = self.initial_streams(ids), []
         for number, layer in enumerate(self.layers):
             x = layer(x, ids, span, None if cache is None else cache.layers[number])
@@ -162,17 +168,25 @@ class Transformer(Twinned[Head], StreamHead):
         `draft_hidden` makes them hidden states that predict token t + 2 through `head`; for a
         deeper draft they are fed back in. The cache is one of `new_draft_cache`.
         """
-        span = self._span(next_ids, cache, lengths)
+        block = self._draft_block()
+        self._check_streams(streams)
+        if streams.shape[:-2] != next_ids.shape:
+            raise ValueError(
+                f"streams are of {list(streams.shape[:-2])} tokens, next_ids {list(next_ids.shape)}"
+            )
+        span = self._span(next_ids, cache, lengths, self.draft_form)
         embedded = F.embedding(next_ids, self.embed.weight).to(self.dtype)
         state = None if cache is None else cache.layers[0]
-        drafted = self._draft_block().draft(streams, embedded, next_ids, span, state)
+        drafted = block.draft(streams, embedded, next_ids, span, state)
         if cache is not None:
             cache.advance(span)
         return drafted
 
     def draft_hidden(self, drafted: Tensor) -> Tensor:
         """The MTP block's streams [b, n, hc, d], collapsed by its own head → hidden [b, n, d]."""
-        return self._draft_block().collapse(drafted)
+        block = self._draft_block()
+        self._check_streams(drafted)
+        return block.collapse(drafted)
 
     def _draft_block(self) -> MTPBlock:
         block = self.mtp[0] if self.mtp else None
@@ -180,7 +194,18 @@ class Transformer(Twinned[Head], StreamHead):
             raise ValueError("this model has no MTP block: its config promises none")
         return block
 
-    def _span(self, ids: Tensor, cache: Cache | None, lengths: Sequence[int] | None) -> Span:
+    def _check_streams(self, streams: Tensor) -> None:
+        shape = (self.config.hc_mult, self.config.hidden_size)
+        right = streams.dim() > 2 and streams.shape[-2:] == shape
+        if not right or streams.dtype is not self.dtype or streams.device != self.device:
+            raise ValueError(
+                f"streams are {streams.dtype} {list(streams.shape)} on {streams.device}: must be "
+                f"{self.dtype} [batch, n, {shape[0]}, {shape[1]}] on {self.device}"
+            )
+
+    def _span(
+        self, ids: Tensor, cache: Cache | None, lengths: Sequence[int] | None, form: Form
+    ) -> Span:
         """Check the arguments of a forward and place its tokens."""
         if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32) or ids.numel() == 0:
             raise ValueError(
@@ -199,6 +224,8 @@ class Transformer(Twinned[Head], StreamHead):
             raise ValueError(f"lengths {real} must be {b} numbers between 0 and {n}")
         if cache is not None and cache.batch != b:
             raise ValueError(f"the cache holds {cache.batch} sequences, ids has {b}")
+        if cache is not None:
+            cache.stores.check(form, ids.device)
         starts = [0] * b if cache is None else list(cache.lengths)
         context = self.config.max_position_embeddings
         longest = max(start + length for start, length in zip(starts, real, strict=True))

@@ -2,7 +2,7 @@
 
 `install` hands `Block` and `Transformer` their twins (model/seam.py); what the modules do without
 one stays the readable definition, and a test holds the two together. What a layer computes with is
-handed over once; a call passes the address of the streams, which are changed in place.
+handed over once, the streams once for all layers of a forward, which change them in place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import to_dlpack
 
 from dsv4.config import Config
 from dsv4.model.block import Block
@@ -236,27 +237,21 @@ class LayerTwin:
 
     def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
         """Block.attend, in place of x where x is contiguous."""
-        x = x.contiguous()
-        self.native.attend(self._stores(state, span), self._span(span), x.data_ptr())
+        call = span.once(CALL, lambda: Call(self.module, span))
+        if x is not call.x:
+            x = call.take(x)
+        self.native.attend(self._stores(state, span), call.span, call.streams)
         return x
 
     def mix(self, x: Tensor, ids: Tensor, span: Span) -> Tensor:
         """Block.mix, in place of x where x is contiguous."""
-        x = x.contiguous()
-        ids = ids if ids.dtype is torch.int64 and ids.is_contiguous() else ids.long().contiguous()
-        self.native.mix(self._span(span), ids.data_ptr(), x.data_ptr())
+        call = span.once(CALL, lambda: Call(self.module, span))
+        if x is not call.x:
+            x = call.take(x)
+        if ids is not call.ids:
+            call.take_ids(ids)
+        self.native.mix(call.span, call.tokens, call.streams)
         return x
-
-    def _span(self, span: Span) -> Any:
-        return span.once(("native",), lambda: self._new_span(span))
-
-    def _new_span(self, span: Span) -> Any:
-        native.use_threads(self.module)
-        slots = [place.slot for place in span.places]
-        tables = [place.pages.buffer_info() for place in span.places]
-        stored = not isinstance(span, BlockSpan)
-        lengths = span.lengths if stored else [span.n] * len(span.starts)
-        return self.module.Span(span.n, span.starts, lengths, slots, tables)
 
     def _stores(self, state: LayerState | None, span: Span) -> Any:
         """The layer's stores as the native module sees them."""
@@ -265,8 +260,10 @@ class LayerTwin:
             batch = len(span.places)
             state = LayerState(self.config, self.layer, batch, pages, self.precision, "cpu")
         seen = self.seen.get(state)
-        if seen is None or not seen.hold(state):
-            seen = self.seen[state] = Seen(self.module, state)
+        if seen is None or (
+            state.compressor is not None and state.compressor.entries.data is not seen.entries
+        ):  # new, or grown
+            seen = self.seen[state] = Seen(self.module, self.native, state)
         return seen.native
 
 
@@ -282,17 +279,50 @@ class StageTwin(LayerTwin):
         return self.plain(x, span, state)
 
 
+CALL = ("call",)  # Span.once
+
+
+class Call:
+    """What one forward hands to its layers, as the native module reads it."""
+
+    def __init__(self, module: ModuleType, span: Span):
+        native.use_threads(module)
+        slots = [place.slot for place in span.places]
+        tables = [place.pages for place in span.places]
+        stored = not isinstance(span, BlockSpan)
+        lengths = span.lengths if stored else [span.n] * len(span.starts)
+        self.span = module.Span(span.n, span.starts, lengths, slots, tables)
+        self.module = module
+        self.x: Tensor | None = None
+        self.ids: Tensor | None = None
+        self.streams: Any = None
+        self.tokens: Any = None
+
+    def take(self, x: Tensor) -> Tensor:
+        """Streams, which the layers change in place from now on; a copy where they must be."""
+        self.x = x = x.contiguous()
+        self.streams = imported(self.module, x)
+        return x
+
+    def take_ids(self, ids: Tensor) -> None:
+        """Token ids."""
+        self.ids, self.tokens = ids, imported(self.module, ids.long().contiguous())
+
+
+def imported(module: ModuleType, tensor: Tensor) -> Any:
+    """A tensor of any kind as the native module sees it, which looks at its kind at each call."""
+    return module.Tensor(to_dlpack(tensor.detach()))
+
+
 class Seen:
     """What one LayerState stores, as the native module sees it."""
 
-    def __init__(self, module: ModuleType, state: LayerState):
+    def __init__(self, module: ModuleType, layer: Any, state: LayerState):
         self.entries, tail = _stored(state.compressor)
         keys, index_tail = _stored(state.indexer)
-        self.native = module.LayerState(state.window.data, self.entries, tail, keys, index_tail)
-
-    def hold(self, state: LayerState) -> bool:
-        """Whether they are still the state's, which has not grown."""
-        return state.compressor is None or state.compressor.entries.data is self.entries
+        self.native = module.LayerState(
+            layer, state.window.data, self.entries, tail, keys, index_tail
+        )
 
 
 def _stored(state: CompressorState | None) -> tuple[Tensor | None, Tensor | None]:
@@ -328,7 +358,9 @@ class HeadTwin:
     def logits(self, streams: Tensor) -> Tensor:
         """Transformer.logits."""
         native.use_threads(self.module)
-        x = streams.contiguous()
-        out = torch.empty(*x.shape[:2], self.vocabulary)  # float32 [b, n, vocab]
-        self.native.logits(x.data_ptr(), x.shape[0] * x.shape[1], out.data_ptr())
+        out = torch.empty(*streams.shape[:-2], self.vocabulary)  # float32 [.., vocab]
+        x = streams.reshape(1, -1, *streams.shape[-2:])
+        self.native.logits(
+            imported(self.module, x), imported(self.module, out.view(1, -1, self.vocabulary))
+        )
         return out

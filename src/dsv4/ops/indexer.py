@@ -1,7 +1,7 @@
 """The lightning indexer's choice: I[t, s] = Σ_h w[t, h] · relu(q[t, h] · k[s]), top-k over s.
 
 Tie rule: among equal scores the more recent entry wins, so that neither chunking nor batching nor
-threads can change a choice.
+threads can change a choice. NaN is above infinity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def top_entries(scores: Tensor, k: int) -> Tensor:
 
     scores [.., entries] → int64 [.., k].
     """
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes −0 and 0 one value
+    one = torch.where(scores.isnan(), torch.nan, scores + 0.0)  # of each of −0 and 0, and NaN
+    bits = one.view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
     entry = torch.arange(scores.shape[-1], device=scores.device)
     keys = (ordered.long() << 32) | entry  # distinct: score first, then recency

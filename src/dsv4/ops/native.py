@@ -14,7 +14,8 @@ from types import ModuleType
 import torch
 
 SWITCH = "DSV4_NATIVE"
-ABI = 1  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
+ABI = 2  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
+MOST_THREADS = 1024  # of the native pool
 
 
 @functools.cache
@@ -44,7 +45,7 @@ def _warn(why: str) -> None:
 
 def use_threads(native: ModuleType) -> None:
     """Give the native pool as many threads as torch has."""
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), MOST_THREADS)
     if threads != _THREADS[0]:
         native.set_threads(threads)
         _THREADS[0] = threads

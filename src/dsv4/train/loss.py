@@ -84,10 +84,10 @@ def balance_loss(model: Transformer, sequences: int) -> Tensor:
     """α · Σ_i f_i · P_i, the mean over sequences, summed over the learned routers."""
     total = torch.zeros((), device=model.device)
     for gate in gates(model):
-        scores = gate.last_scores.unflatten(0, (sequences, -1))  # [b, n, E]
+        scores = gate.last_log_scores.unflatten(0, (sequences, -1))  # [b, n, E]
         chosen = F.one_hot(gate.last_indices, scores.shape[-1]).sum(1).unflatten(0, (sequences, -1))
         share = chosen.float().mean(1) * (scores.shape[-1] / gate.topk)  # f [b, E]
-        wanted = (scores / scores.sum(-1, keepdim=True)).mean(1)  # P [b, E]
+        wanted = scores.softmax(-1).mean(1)  # P [b, E]
         total = total + (share * wanted).sum(-1).mean()
     return BALANCE * total
 

@@ -1,0 +1,238 @@
+"""The application: every path, and what it does with a request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from dsv4.server import documents as doc
+from dsv4.server.body import parse, read_body
+from dsv4.server.errors import ApiError
+from dsv4.server.gate import Gate
+from dsv4.server.reply import Inbox
+from dsv4.server.service import Answer, Service
+from dsv4.server.stream import EventStream, collect, pieces
+from dsv4.server.tokens import TokensApi
+from dsv4.server.writer import encode
+
+log = logging.getLogger("dsv4.server")
+GET = ["GET", "HEAD"]
+GONE = 499  # the client left before its answer
+
+
+class Json(Response):
+    """JSON that may hold any text."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200, headers: Any = None):
+        super().__init__(
+            encode(content), status_code, {"Cache-Control": "no-store"} | (headers or {})
+        )
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application of a service."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="dsv4",
+        description=doc.ABOUT,
+        version=doc.VERSION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(_generating(service))
+    app.include_router(_telling(service))
+    app.add_exception_handler(ApiError, _told)
+    app.add_exception_handler(HTTPException, _told_of_http)
+    app.add_exception_handler(Exception, _told_of_fault)
+    app.add_middleware(Gate, settings=service.settings, metrics=service.metrics)
+    return app
+
+
+def _generating(service: Service) -> APIRouter:
+    """The paths that generate."""
+    router = APIRouter()
+    settings = service.settings
+
+    async def answer(request: Request, api: Callable[[bytes, Inbox], Answer]) -> Response:
+        data = await read_body(request, settings.max_body)
+        inbox = Inbox()
+        given = await service.aside(lambda: api(data, inbox))
+        exchange = given.exchange
+        try:
+            if not given.stream:
+                stayed = await collect(given, request)
+                return Json(given.writer.whole()) if stayed else Response(status_code=GONE)
+            await exchange.started(settings.keep_alive)
+        except BaseException:
+            exchange.cancel()
+            raise
+        finally:
+            if not given.stream:
+                exchange.cancel()
+                service.metrics.exchanged(exchange)
+
+        def left() -> None:
+            exchange.cancel()
+            service.metrics.exchanged(exchange)
+
+        return EventStream(pieces(given, settings.keep_alive), settings.patience, left)
+
+    def route(
+        paths: tuple[str, ...], api: Callable[[bytes, Inbox], Answer], of: doc.Operation
+    ) -> None:
+        async def endpoint(request: Request) -> Response:
+            return await answer(request, api)
+
+        for number, path in enumerate(paths):
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=["POST"],
+                name=of.name,
+                operation_id=f"{of.name}_{number}" if number else of.name,
+                summary=of.summary,
+                responses=of.responses,
+                openapi_extra=of.extra,
+                response_class=Json,
+            )
+
+    route(
+        ("/v1/chat/completions", "/chat/completions", "/beta/chat/completions"),
+        service.chat,
+        doc.CHAT,
+    )
+    route(("/v1/completions", "/completions", "/beta/completions"), service.completions, doc.TEXT)
+    route(("/v1/responses", "/responses"), service.responses, doc.RESPONSES)
+    route(("/v1/messages", "/anthropic/v1/messages"), service.messages, doc.MESSAGES)
+    return router
+
+
+def _telling(service: Service) -> APIRouter:
+    """The paths that tell something without generating."""
+    router, tokens = APIRouter(), TokensApi(service)
+
+    def models() -> list[dict[str, Any]]:
+        made = int(service.metrics.began)
+        return [
+            {
+                "id": name,
+                "object": "model",
+                "created": made,
+                "owned_by": "dsv4",
+                "type": "model",
+                "display_name": name,
+                "created_at": _iso(made),
+                "max_model_len": service.engine.context,
+            }
+            for name in service.settings.models
+        ]
+
+    async def list_models() -> Response:
+        found = models()
+        ends = {"has_more": False, "first_id": found[0]["id"], "last_id": found[-1]["id"]}
+        return Json({"object": "list", "data": found} | ends)
+
+    async def one_model(model: str) -> Response:
+        for found in models():
+            if found["id"] == model:
+                return Json(found)
+        raise ApiError(404, f"The model '{model}' does not exist", "model", "model_not_found")
+
+    async def response(response_id: str) -> Response:
+        return Json(service.store.response(response_id))
+
+    async def forget(response_id: str) -> Response:
+        service.store.drop(response_id)
+        return Json({"id": response_id, "object": "response", "deleted": True})
+
+    async def count(request: Request) -> Response:
+        data = await read_body(request, service.settings.max_body)
+        return Json({"input_tokens": await service.aside(lambda: service.count_tokens(data))})
+
+    async def aside(request: Request, work: Callable[[dict[str, Any]], Any]) -> Response:
+        data = await read_body(request, service.settings.max_body)
+        return Json(await service.aside(lambda: work(parse(data))))
+
+    async def tokenize(request: Request) -> Response:
+        return await aside(request, tokens.tokenize)
+
+    async def detokenize(request: Request) -> Response:
+        return await aside(request, tokens.detokenize)
+
+    async def tokenizer_info() -> Response:
+        return Json(tokens.info())
+
+    async def health() -> Response:
+        return Json({"status": "ok"})
+
+    async def metrics() -> Response:
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return PlainTextResponse(service.metrics.text(), media_type=kind)
+
+    for path, endpoint, methods, of in (
+        ("/v1/models", list_models, GET, doc.LIST_MODELS),
+        ("/models", list_models, GET, doc.LIST_MODELS),
+        ("/v1/models/{model:path}", one_model, GET, doc.ONE_MODEL),
+        ("/models/{model:path}", one_model, GET, doc.ONE_MODEL),
+        ("/v1/responses/{response_id}", response, GET, doc.RESPONSE),
+        ("/v1/responses/{response_id}", forget, ["DELETE"], doc.FORGET),
+        ("/v1/messages/count_tokens", count, ["POST"], doc.COUNT),
+        ("/anthropic/v1/messages/count_tokens", count, ["POST"], doc.COUNT),
+        ("/tokenize", tokenize, ["POST"], doc.TOKENIZE),
+        ("/detokenize", detokenize, ["POST"], doc.DETOKENIZE),
+        ("/tokenizer_info", tokenizer_info, GET, doc.TOKENIZER_INFO),
+        ("/health", health, GET, doc.HEALTH),
+        ("/metrics", metrics, GET, doc.METRICS),
+    ):
+        for method in methods:
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                name=of.name,
+                operation_id=f"{of.name}_{method}_{path}".lower(),
+                summary=of.summary,
+                responses=of.responses,
+                openapi_extra=of.extra,
+                response_class=Json,
+                include_in_schema=method != "HEAD",
+            )
+    return router
+
+
+def _iso(seconds: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.shaped(request.url.path), error.status, error.headers)
+
+
+async def _told_of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    shaped = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
+    headers = {**shaped.headers, **(error.headers or {})}
+    return JSONResponse(shaped.shaped(request.url.path), error.status_code, headers)
+
+
+async def _told_of_fault(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    shaped = ApiError(500, "the server failed: its log says why")
+    return JSONResponse(shaped.shaped(request.url.path), 500, shaped.headers)

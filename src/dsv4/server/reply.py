@@ -1,0 +1,246 @@
+"""ids → pieces of text → deltas, in the engine's thread; whoever reads them waits in an event loop.
+
+A token's log-probability goes with the text that it became: one that was markup, or part of a stop
+string, has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+from dsv4.engine.request import Finished, Handle, Token, Usage
+from dsv4.protocol.constants import DSML, END_THINK, EOS
+from dsv4.protocol.deltas import CallStart, Content, Delta, Reasoning
+from dsv4.server.names import call_id
+from dsv4.tokenizer import Tokenizer
+
+UNREAD = 8_192  # tokens that may wait for a client that does not read
+
+Kind = type[Reasoning] | type[Content]
+
+
+class Parser(Protocol):
+    """What turns pieces of a reply into deltas: `StreamParser`, or a reader of plain text."""
+
+    def feed(self, piece: tuple[str, bool]) -> list[Delta]:
+        """The deltas that are certain after one more piece."""
+        ...
+
+    def close(self, stopped: bool = False) -> list[Delta]:
+        """The rest."""
+        ...
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that ended it."""
+        ...
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended: stop, length or tool_calls."""
+        ...
+
+
+class Spoken(NamedTuple):
+    """A token that was said, as reasoning or as content."""
+
+    kind: Kind
+    token: Token
+
+
+class Update(NamedTuple):
+    """What came since the last one."""
+
+    deltas: list[Delta]
+    spoken: list[Spoken]
+
+
+class Inbox:
+    """Wakes one reader in an event loop, from any thread."""
+
+    def __init__(self) -> None:
+        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+        self._told = False
+
+    def wake(self) -> None:
+        """Something came."""
+        if not self._told:
+            self._told = True
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether something came within that time."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            return False
+        self._event.clear()
+        self._told = False
+        return True
+
+
+class Reply:
+    """Listens to one job. `marks`: control tokens that the parser reads; all others are not text.
+
+    `unreasoned` is told to ids of calls (see names.py). The engine's thread writes, the reader
+    takes; `usage`, `prompt` and `end` are there once they are known.
+    """
+
+    def __init__(
+        self,
+        parser: Parser,
+        tokenizer: Tokenizer,
+        inbox: Inbox,
+        *,
+        marks: frozenset[str],
+        thinking: bool = False,
+        scored: bool = False,
+    ):
+        self._parser, self._text, self._inbox = parser, tokenizer.stream(), inbox
+        self._marks, self._thinking, self._scored = marks, thinking, scored
+        self._lock = threading.Lock()
+        self._handle: Handle | None = None
+        self._gone = self._stalled = False
+        self._unread = 0
+        self._new = Update([], [])
+        self._silent: list[Token] = []  # tokens whose text is not certain yet
+        self.ids: list[int] = []
+        self.said: list[Token] = []  # with log-probabilities, where they were asked for
+        self.call_ids: list[str] = []
+        self.reasoning_tokens = 0
+        self.usage: Usage | None = None
+        self.prompt: Sequence[Token] = ()
+        self.end: Finished | None = None
+
+    # ---- in the engine's thread --------------------------------------------------------------
+
+    def prefilled(self, usage: Usage, prompt: Sequence[Token] = ()) -> None:
+        """See `Listener`."""
+        self.usage, self.prompt = usage, prompt
+        self._inbox.wake()
+
+    def tokens(self, new: Sequence[Token]) -> bool:
+        """See `Listener`: the reply is over at a stop string, or if nobody reads it."""
+        update = Update([], [])
+        for token in new:
+            self.ids.append(token.id)
+            if self._scored:
+                self.said.append(token)
+            self._read(token, update)
+            if self._parser.stopped_by is not None:
+                break
+        self._pass(update, len(new))
+        self._stalled = self._unread > UNREAD
+        return self._stalled or self._parser.stopped_by is not None
+
+    def finished(self, end: Finished) -> None:
+        """See `Listener`."""
+        update = Update([], [])
+        try:
+            if self._stalled:
+                end = Finished("error", end.usage, TimeoutError("the client does not read"))
+            elif end.reason in ("stop", "length"):
+                rest = self._text.finish()
+                deltas = self._parser.feed((rest, False)) if rest else []
+                deltas += self._parser.close(stopped=end.reason == "stop")
+                self._note(deltas, update)
+        except Exception as error:
+            end = Finished("error", end.usage, error)
+        self.usage = end.usage
+        with self._lock:
+            self.end = end
+        self._pass(update, 0)
+
+    def _read(self, token: Token, update: Update) -> None:
+        deltas: list[Delta] = []
+        pieces = self._text.pieces(token.id)
+        for piece, control in pieces:
+            if not control or piece in self._marks:
+                deltas += self._parser.feed((piece, control))
+        if not any(control for _, control in pieces):
+            self._silent.append(token)
+        self._note(deltas, update)
+
+    def _note(self, deltas: list[Delta], update: Update) -> None:
+        """Deltas, and the tokens that they came of."""
+        if not deltas:
+            return
+        kind = next((type(d) for d in deltas if isinstance(d, Reasoning | Content)), None)
+        if kind is not None and isinstance(deltas[0], Reasoning | Content):
+            self.reasoning_tokens += len(self._silent) * (kind is Reasoning)
+            if self._scored:
+                update.spoken.extend(Spoken(kind, token) for token in self._silent)
+        self._silent.clear()
+        for delta in deltas:
+            if isinstance(delta, CallStart):
+                unreasoned = self._thinking and self.reasoning_tokens == 0
+                self.call_ids.append(call_id(delta.call, unreasoned))
+        update.deltas.extend(deltas)
+
+    def _pass(self, update: Update, count: int) -> None:
+        with self._lock:
+            self._new.deltas.extend(update.deltas)
+            self._new.spoken.extend(update.spoken)
+            self._unread += count
+        self._inbox.wake()
+
+    # ---- for the reader ----------------------------------------------------------------------
+
+    def take(self) -> tuple[Update, bool]:
+        """What came since the last time, and whether it was the last."""
+        with self._lock:
+            update, self._new, self._unread = self._new, Update([], []), 0
+            return update, self.end is not None
+
+    def attach(self, handle: Handle) -> None:
+        """The job was accepted."""
+        with self._lock:
+            self._handle = handle
+            gone = self._gone
+        if gone:
+            handle.cancel()
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        with self._lock:
+            self._gone = True
+            handle = self._handle if self.end is None else None
+        if handle is not None:
+            handle.cancel()
+
+    @property
+    def finish_reason(self) -> str:
+        """stop, length or tool_calls; of a reply that came to its end."""
+        return self._parser.finish_reason
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that ended it."""
+        return self._parser.stopped_by
+
+
+def marks_of(offered: bool) -> frozenset[str]:
+    """The control tokens that reading a chat's reply needs; calls are there with tools alone."""
+    return frozenset({EOS, END_THINK, DSML} if offered else {EOS, END_THINK})
+
+
+async def updates(
+    replies: Sequence[Reply], inbox: Inbox, quiet: float
+) -> AsyncIterator[tuple[int, Update, bool] | None]:
+    """(number of the reply, what came, whether it is over); None after `quiet` seconds of nothing.
+
+    Ends when all are over.
+    """
+    left = dict(enumerate(replies))
+    while left:
+        if not await inbox.wait(quiet):
+            yield None
+            continue
+        for number, reply in list(left.items()):
+            update, over = reply.take()
+            if over:
+                del left[number]
+            yield number, update, over

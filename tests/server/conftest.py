@@ -1,0 +1,26 @@
+"""Servers for tests."""
+
+import pytest
+from server.engines import Scripted
+from server.running import serving
+
+from dsv4.checkpoint.load import packaged
+from dsv4.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return Tokenizer.load(packaged())
+
+
+@pytest.fixture(scope="session")
+def shared(tokenizer):
+    """One server for all tests that only make it say something."""
+    with serving(Scripted(tokenizer), tokenizer) as running:
+        yield running
+
+
+@pytest.fixture
+def server(shared):
+    shared.engine.jobs.clear()
+    return shared

@@ -44,6 +44,10 @@ def load(
     as many routed experts as fit, gives back the least recently used and reads them again from the
     files, which changes its speed and nothing else. Its weights must not be written to.
 
+    The files must stay as they are while the model lives: where one is cut short, reading what is
+    gone ends the process with SIGBUS, and what is written to one is computed with. `copy` does away
+    with both; a new version beside the old, renamed over it, does no harm either.
+
     `copy` reads a packed model's files into memory of its own, in large pages where the system has
     them: decoding is faster by a quarter where weights are many, and loading takes its time.
 

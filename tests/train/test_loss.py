@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dsv4.model.moe import log_score
 from dsv4.train import loss as losses
 from dsv4.train.data import Batch
 from dsv4.train.schedule import Schedule
@@ -56,6 +57,35 @@ def test_balance_loss_and_bias(make_model, make_ids):
     losses.update_bias(model)
     load = gates[0].last_indices.flatten().bincount(minlength=8)
     assert torch.allclose(gates[0].bias - before, 1e-3 * torch.sign(load.float().mean() - load))
+
+
+def test_the_balance_loss_is_finite_for_any_logits(make_model, make_ids):
+    model = make_model().train()
+    ids = make_ids(2, 32)
+    losses.losses(model, Batch(ids[:, :30], ids[:, 1:31], ids[:, 1:31], ids[:, 2:]))
+    gates, rows = losses.gates(model), []
+    for n, gate in enumerate(gates):
+        logits = torch.empty(60, 8).uniform_(-300, -100)  # e^x is 0 in float32
+        logits[::3] = torch.empty(20, 8).uniform_(-30, 30)
+        logits[1] = torch.tensor([-3e38, 3e38, -1e4, 1e4, 0.0, -20.0, -200.0, 20.0])
+        logits[2] = -1e30 * (1 + n)
+        rows.append(logits.requires_grad_())
+        gate.last_log_scores = log_score(logits)
+    expected = torch.zeros((), dtype=torch.float64)
+    exact = [logits.detach().double().clamp(min=-600).requires_grad_() for logits in rows]
+    for gate, logits in zip(gates, exact, strict=True):
+        scores = torch.log1p(logits.clamp(max=300).exp()).where(logits < 300, logits).sqrt()
+        share = (scores / scores.sum(-1, keepdim=True)).view(2, 30, 8).mean(1)
+        chosen = F.one_hot(gate.last_indices, 8).sum(1).view(2, 30, 8).double().mean(1)
+        expected = expected + 1e-4 * (8 / 3 * chosen * share).sum(-1).mean()
+    found = losses.balance_loss(model, 2)
+    assert abs(found.item() - expected.item()) < 1e-6 * expected.item()
+    found.backward()
+    expected.backward()
+    for logits, right in zip(rows, exact, strict=True):
+        assert logits.grad.isfinite().all()
+        error = (logits.grad - right.grad).abs().max()
+        assert error < 1e-5 * right.grad.abs().max()
 
 
 def test_schedule():

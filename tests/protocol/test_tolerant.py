@@ -33,8 +33,14 @@ TOOLS = [
 ]
 
 
-def read(text, mode="chat", cuts=(), stopped=False, **options):
+def read(*given, **options):
     """(reasoning, content, [(name, arguments)…], error kinds), from pieces."""
+    *out, errors = records(*given, **options)
+    return *out, [error.kind for error in errors]
+
+
+def records(text, mode="chat", cuts=(), stopped=False, **options):
+    """The same with the errors whole."""
     parser, deltas, last = StreamParser(mode, "tolerant", **options), [], 0
     for cut in [*sorted(cuts), len(text)]:
         deltas += parser.feed(text[last:cut])
@@ -55,7 +61,7 @@ def read(text, mode="chat", cuts=(), stopped=False, **options):
         assert text[error.offset : error.offset + len(error.text)] == error.text
     kinds = [error.kind for error in parser.errors]
     assert parser.truncated == ("truncated" in kinds)
-    return message["reasoning_content"], message["content"], calls, kinds
+    return message["reasoning_content"], message["content"], calls, parser.errors
 
 
 F = [("f", '{"a": "ls 2>&1", "n": 12}')]
@@ -172,6 +178,38 @@ WILD = {
         ["text_among_calls", "missing_end"],
     ),
     "a tag of nothing": (f"<{D}thing>{c.EOS}", f"<{D}thing>", [], ["unexpected_markup"]),
+    "a call without a block's start, a quoted end of its value, no end": (
+        f"{INVOKE}{STRING}</|DSML|parameter>!{END_INVOKE}",
+        f"{INVOKE}{STRING}</|DSML|parameter>!{END_INVOKE}",
+        [],
+        ["void_call", "unexpected_markup", "truncated"],
+    ),
+    "the same, cut": (
+        f"{INVOKE}{c.BOS}{STRING}x\n</|DSML|parameter>",
+        f"{INVOKE}{c.BOS}{STRING}x\n</|DSML|parameter>",
+        [],
+        ["truncated"],
+    ),
+    "a call without a block's start, prose in it": (
+        f"x\n{INVOKE}name\n=</{D}tool_calls>{c.EOS}",
+        f"x\n{INVOKE}name\n=</{D}tool_calls>",
+        [],
+        ["void_call", "unexpected_markup"],
+    ),
+    "a quoted end without its >": (
+        f"{OPEN}{INVOKE}{STRING}x</{D}parameter<>", "", [("f", f'{{"a": "x</{D}parameter<>')],
+        ["quoted_end", "truncated"],
+    ),
+    "the same after a block": (
+        f"{CALL}</{D}invoke>\n{INVOKE}name=</{D}tool_calls>{c.EOS}",
+        f"\n{INVOKE}name=",
+        F,
+        ["stray_end", "void_call", "text_after_calls", "stray_end"],
+    ),
+    "a void call after text in a second block": (
+        f"{OPEN}{OPEN}{c.USER}{INVOKE}=\n ", f"{c.USER}{INVOKE}=\n ", [],
+        ["second_block", "unexpected_markup", "truncated"],
+    ),
     "cut after a block's start": (f"x{OPEN}", f"x{OPEN}", [], ["truncated"]),
     "cut between calls": (f"x{OPEN}{INVOKE}{A}{END_INVOKE}", "x", FA, ["truncated"]),
     "cut in a marker": (f"x{OPEN[:9]}", f"x{OPEN[:9]}", [], ["truncated"]),
@@ -183,9 +221,10 @@ def test_one_reading_however_it_is_cut(name):
     text, content, calls, kinds = WILD[name]
     wanted = ("", content, calls, kinds)
     assert read(text) == wanted
+    whole = records(text)
     for cut in range(len(text)):
-        assert read(text, cuts=[cut]) == wanted, text[:cut]
-    assert read(text, cuts=range(len(text))) == wanted
+        assert records(text, cuts=[cut]) == whole, text[:cut]
+    assert records(text, cuts=range(len(text))) == whole
 
 
 THINKING = {
@@ -280,9 +319,9 @@ def stopped_strictly(text):
     return parser.finish(stopped=True)
 
 
-MARKUP = re.compile(
-    "|".join([r"[<]?\s*/?[｜|]*DS\s*ML[｜|]*[^<>]*>", *map(re.escape, c.CONTROL), r"\s"])
-)
+_ENDLESS = r"""\w+(?:\s*\w+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*(?=<)"""  # a tag up to the next one
+_TAG = rf"<?\s*/?[｜|]*DS\s*ML[｜|]*(?:(?:[^<>\"]|\"[^\"]*\")*>|[^<>]*>|{_ENDLESS})"
+MARKUP = re.compile("|".join([_TAG, *map(re.escape, c.CONTROL), r"\s"]))
 ESCAPE = re.compile(r"\\(u[0-9a-f]{4}|.)")
 
 
@@ -290,8 +329,11 @@ def unescaped(arguments):
     return ESCAPE.sub(lambda found: json.loads(f'"{found[0]}"'), arguments)
 
 
-def lost(text, reasoning, content, calls):
+def lost(text, reasoning, content, calls, errors):
     """Characters outside of anything like markup that came out nowhere."""
+    half = errors[-1].text if errors and errors[-1].kind == "truncated" else ""
+    if "<" not in half[1:]:  # half a tag may be in its record alone
+        text = text.removesuffix(half)
     out = reasoning + content + "".join(name + unescaped(given) for name, given in calls)
     return Counter(MARKUP.sub("", text)) - Counter(out)
 
@@ -328,11 +370,11 @@ MODES = st.sampled_from(["chat", "thinking"])
 def test_any_text_is_read_and_cuts_do_not_matter(shreds, mode, data):
     text = "".join(shreds)
     tools = data.draw(st.sampled_from([None, TOOLS, []]))
-    whole = read(text, mode, tools=tools)
-    assert not lost(text, *whole[:3]) and not invented(text, *whole[:3])
+    whole = records(text, mode, tools=tools)
+    assert not lost(text, *whole) and not invented(text, *whole[:3])
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
-    assert read(text, mode, cuts, tools=tools) == whole
-    assert read(text, mode, range(len(text)), tools=tools) == whole
+    assert records(text, mode, cuts, tools=tools) == whole
+    assert records(text, mode, range(len(text)), tools=tools) == whole
     if not whole[3] and tools is None:  # nothing departed: strict agrees
         strict = parse_message(text, mode)
         assert (strict["reasoning_content"], strict["content"]) == whole[:2]

@@ -47,7 +47,9 @@ class Block(State):
             self.reading.refuse("text_among_calls", text, at - len(text))
         if item is None:
             return self
-        return self._read(Step(gap if not junk else self.exact[0], item, at))
+        if junk:
+            self.exact = ("",)  # no space stands between text and a tag
+        return self._read(Step(gap, item, at))
 
     def _may_follow(self, junk: str, item: Item) -> bool:
         if junk:
@@ -145,13 +147,13 @@ class Trial(State):
         self.trial = reading.fork()
         self.end = _TrialEnd(self.trial)
         self.begin = step.at - len(space)
-        self.raw = [space]
         tag = raw(step.item)
+        self.raw = [space, tag]
+        self.tagged = 2  # so many pieces of it end with the last tag
         self.trial.blocks += 1
         self.trial.note("missing_start" if kind in ("", "layout") else kind, tag, step.at)
         block = Block(self.end, self.trial, "", step.at, exact="")
         self.state: State = block.step(Step("", step.item, step.at))
-        self.raw.append(tag)
 
     @property
     def mode(self) -> Mode:
@@ -166,10 +168,12 @@ class Trial(State):
             or self.trial.guessed
             or (self.state is self.end and not self.end.by(step.item))
         ):
-            text = "".join(self.raw)
-            self.reading.refuse("void_call", text, self.begin)
-            return self.outer.after_block(closed=False).step(step)
+            self.reading.refuse("void_call", "".join(self.raw[: self.tagged]), self.begin)
+            text = "".join(self.raw[self.tagged :]) + step.text
+            return self.outer.after_block(closed=False).step(step._replace(text=text))
         self.raw += [step.text, raw(step.item)]
+        if step.item is not None:
+            self.tagged = len(self.raw)
         if self.state is not self.end:
             return self
         self.reading.absorb(self.trial)
@@ -178,8 +182,13 @@ class Trial(State):
         return self.outer.after_block(closed=False).step(Step("", step.item, step.at))
 
     def release(self, complete: bool) -> list[Step]:
-        """What a value in it held."""
-        return self.state.release(complete)
+        """What a value in it held, which is now read again."""
+        steps = self.state.release(complete)
+        if steps:
+            begin = steps[0].at - len(steps[0].text)
+            self.raw = ["".join(self.raw)[: begin - self.begin]]
+            self.tagged = 1
+        return steps
 
     def cut(self, half: str, at: int) -> None:
         """With a parameter it was a call."""

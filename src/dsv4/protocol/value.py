@@ -91,8 +91,8 @@ class Value(State):
         while place >= 0:
             begin = place - (text[place - 1 : place] == "<")
             tag = re.compile(loose_tag(marks)).match(text, begin)
-            whole = tag.group() if tag and tag["tag"] is not None else end
-            self.reading.note("quoted_end", whole, at + begin)
+            last = tag.end() if tag and tag["tag"] is not None else place + len(end)
+            self.reading.note("quoted_end", text[begin:last], at + begin)
             place = text.find(end, place + 1)
 
     def _end_by(self, step: Step) -> State:

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import termios
@@ -126,6 +127,16 @@ def test_nano_is_the_packaged_model(tmp_path, monkeypatch):
 
 
 # ---- chat in a pipe ---------------------------------------------------------------------------
+
+
+def test_a_revision_flag_asks_no_encoder(folder, tmp_path):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "encoding").mkdir()
+    (broken / "encoding" / "encoding_dsv4.py").write_text("x = (")
+    words = ("chat", broken, "--effort", "max", "--max-tokens", 1)
+    said = run(*words, given="hi\n", code=2).stderr
+    assert "is no Python source" in said and said.count("\n") == 1
+    run(*words, "--revision", "2026-07", given="hi\n")
 
 
 def test_only_known_commands_are_commands(folder, monkeypatch):

@@ -63,7 +63,6 @@ def test_events_one_open_block_at_a_time(server):
     response = server.http.post("/anthropic/v1/messages", json=body)
     assert response.headers["content-type"].startswith("text/event-stream")
     opened, indexes, kinds = None, [], []
-    import json
 
     for event in response.text.strip().split("\n\n"):
         if event.startswith(":"):

@@ -66,9 +66,9 @@ class Exchange:
             yield item
 
     async def started(self, seconds: float) -> None:
-        """Wait until the prompts are read, or that long. Raises ApiError for a job that failed."""
+        """Wait for a first token, or that long. Raises ApiError for a job that failed by then."""
         until = time.monotonic() + seconds
-        while any(reply.usage is None for reply in self.replies):
+        while not any(reply.ids or reply.end for reply in self.replies):
             left = until - time.monotonic()
             if left <= 0 or not await self.inbox.wait(left):
                 break

@@ -111,7 +111,7 @@ class Gate:
             return
         kind, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(given.encode("latin-1")).digest()
         if not hmac.compare_digest(digest, self._key):
             raise ApiError(401, "the API key is missing or wrong")
 

@@ -94,14 +94,43 @@ def probabilities(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
 
     Raises ValueError for logits that are not finite, at any temperature.
     """
-    highest = _check_finite(logits).double()  # [b, 1]
+    _check_finite(logits)
+    return distribution(logits, settings)
+
+
+def distribution(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
+    """`probabilities`, unchecked: −∞ marks a token that may not come; one at least may."""
     x = logits.double()
+    highest = x.amax(-1, keepdim=True)  # [b, 1]
     lowest = sys.float_info.min  # temperatures below it have the same limit
     temperature = _column([1.0 if s.greedy else max(s.temperature, lowest) for s in settings], x)
     weights = ((x - highest) / temperature).exp()  # the likeliest token weighs 1
     if any(row.cuts for row in settings):
         weights = weights * _kept(x, temperature, weights.cumsum(-1)[:, -1:], settings)
     return weights / weights.cumsum(-1)[:, -1:]  # cumsum adds in one order in any batch
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Which rows of [b, vocab] hold numbers only: bool [b]."""
+    lowest, highest = logits.aminmax(dim=-1)  # NaN prevails in both
+    return lowest.isfinite() & highest.isfinite()
+
+
+def not_finite(row: Tensor) -> ValueError:
+    """What to say of logits [vocab] that are not finite."""
+    token = int((~row.isfinite()).nonzero()[0])
+    return ValueError(
+        f"the logits are not finite ({row[token].item()} for token {token}): the "
+        "weights are damaged, or the computation overflowed"
+    )
+
+
+def first_largest(x: Tensor, least: Tensor, count: Tensor | int) -> Tensor:
+    """The `count` [b, 1] largest of each row, of which `least` [b, 1] is the smallest, equal ones
+    by lower index: bool [b, n]."""
+    above, equal = x > least, x == least
+    room = count - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.cumsum(-1) <= room))
 
 
 def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
@@ -119,9 +148,7 @@ def _kept(x: Tensor, temperature: Tensor, mass: Tensor, settings: Sequence[Sampl
     best, count = _likeliest(x, temperature, mass, settings)
     whole = _column([not s.cuts for s in settings], x).bool()
     least = best.gather(-1, count - 1).masked_fill(whole, -torch.inf)  # [b, 1]
-    above, equal = x > least, x == least
-    room = count - above.sum(-1, keepdim=True)
-    return above | (equal & (equal.cumsum(-1) <= room))
+    return first_largest(x, least, count)
 
 
 def _likeliest(
@@ -149,16 +176,11 @@ def _likeliest(
         many *= 8
 
 
-def _check_finite(logits: Tensor) -> Tensor:
-    """The highest logit of each row [b, 1]. Raises ValueError if any is NaN or infinite."""
-    lowest, highest = logits.aminmax(dim=-1, keepdim=True)  # NaN prevails in both
-    if not bool((lowest.isfinite() & highest.isfinite()).all()):
-        row, token = (~logits.isfinite()).nonzero()[0].tolist()
-        raise ValueError(
-            f"the logits are not finite ({logits[row, token].item()} for token {token}): the "
-            "weights are damaged, or the computation overflowed"
-        )
-    return highest
+def _check_finite(logits: Tensor) -> None:
+    """Raises ValueError if any logit is NaN or infinite."""
+    good = finite(logits)
+    if not bool(good.all()):
+        raise not_finite(logits[int((~good).nonzero()[0])])
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

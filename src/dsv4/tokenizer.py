@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from importlib import resources
@@ -102,6 +103,14 @@ class Tokenizer:
     def control_text(self, token: int) -> str | None:
         """What a control token spells; None for an id of plain text."""
         return self._contents.get(token)
+
+    def split_control(self, text: str) -> list[tuple[str, int | None]]:
+        """A text in pieces: a control token that it spells, with its id, or what is between."""
+        if not self._control:
+            return [(text, None)]
+        longest = sorted(self._control, key=len, reverse=True)
+        pieces = re.split("(" + "|".join(map(re.escape, longest)) + ")", text)
+        return [(piece, self._control.get(piece)) for piece in pieces if piece] or [("", None)]
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one id, perhaps a part of a character; none for an id that is unknown."""

@@ -1,0 +1,213 @@
+"""Replies held to a grammar, on the packaged tokenizer: they are read, whatever the logits."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import dsv4
+from dsv4.engine.constraint import Constraints, allowed_ids, word_count
+from dsv4.engine.request import Job
+from dsv4.engine.sampler import Row, choose, choose_runs
+from dsv4.protocol import constants as c
+from dsv4.protocol import parse_message, reply_grammar
+from dsv4.sampling import Sampling
+from dsv4.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.load(Path(dsv4.__file__).parent / "nano")
+VOCAB = TOKENIZER.largest_id + 1 + 70  # padded
+EOS = TOKENIZER.token_id(c.EOS)
+PROPERTIES = {
+    "a": {"type": "string"},
+    "n": {"type": "integer"},
+    "e": {"enum": ["x", "y", 3]},
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "parameters": {"type": "object", "properties": PROPERTIES, "required": ["n"]},
+        },
+    },
+    {"type": "function", "function": {"name": "g"}},
+]
+NAMED = {"type": "function", "function": {"name": "g"}}
+
+
+@pytest.fixture(scope="module")
+def constraints():
+    return Constraints(TOKENIZER, VOCAB, [EOS])
+
+
+def tag(form):
+    return {"type": "structural_tag", "format": form}
+
+
+def logits_of(seed, step):
+    """Random, but inclined to what ends things."""
+    generator = torch.Generator().manual_seed(1000 * seed + step)
+    logits = torch.randn(1, VOCAB, generator=generator) * 2
+    ends = [EOS, TOKENIZER.token_id(c.END_THINK), TOKENIZER.token_id(c.DSML)]
+    logits[0, [*ends, *TOKENIZER.encode('</}]"')]] += 8
+    return logits
+
+
+def reply(constraint, seed, limit=400):
+    row = Row(Job([0], Sampling(seed=seed), end_ids=[EOS]), constraint)
+    for step in range(limit):
+        (token,) = choose(logits_of(seed, step), [row])
+        if token.id == EOS:
+            return row.sampled
+    return row.sampled
+
+
+def allowed(constraint):
+    words = torch.zeros(1, word_count(VOCAB), dtype=torch.int32)
+    constraint.mask(words)
+    return allowed_ids(words[0], VOCAB)
+
+
+@pytest.mark.parametrize("mode", ["chat", "thinking"])
+@pytest.mark.parametrize("choice", ["none", "auto", "required", NAMED])
+def test_random_replies_are_read_by_the_strict_parser(constraints, mode, choice):
+    grammar = reply_grammar(TOOLS, choice, mode)
+    ended = 0
+    for seed in range(6):
+        ids = reply(constraints.compile(grammar), seed)
+        if ids[-1] != EOS:
+            continue
+        ended += 1
+        message = parse_message(TOKENIZER.decode(ids), mode, tools=TOOLS)
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        assert calls or choice in ("none", "auto")
+        assert choice != "none" or not calls
+        for call in calls:
+            given = json.loads(call["arguments"])
+            assert call["name"] == "g" or (
+                type(given["n"]) is int and set(given) <= set(PROPERTIES)
+            )
+            assert choice != NAMED or call["name"] == "g"
+    assert ended >= 4
+
+
+def test_a_forced_call_ends_by_itself(constraints):
+    grammar = reply_grammar(TOOLS, NAMED, parallel_tool_calls=False)
+    constraint = constraints.compile(grammar)
+    row = Row(Job([0], Sampling(temperature=0)), constraint)
+    flat = torch.zeros(1, VOCAB)
+    flat[0, EOS] = -1000
+    while not constraint.ended:
+        (token,) = choose(flat, [row])
+        assert len(row.sampled) < 100
+    assert allowed(constraint) == [EOS]
+    (token,) = choose(flat, [row])  # whatever the model would rather say
+    assert token.id == EOS and constraint.closed and allowed(constraint) == []
+    assert not constraint.accept(EOS)
+
+
+def test_control_tokens_come_only_where_the_grammar_spells_them(constraints):
+    control = [i for i in range(VOCAB) if TOKENIZER.control_text(i) is not None]
+    for form in (
+        {"type": "any_text"},
+        {"type": "any_text", "excludes": ["x"]},
+        {"type": "regex", "pattern": "[^a]*"},
+        {"type": "regex", "pattern": ".*"},
+    ):
+        ids = allowed(constraints.compile(tag(form)))
+        assert [i for i in ids if i in control or i > TOKENIZER.largest_id] == [EOS], form
+    string = constraints.compile(tag({"type": "json_schema", "json_schema": {"type": "string"}}))
+    assert string.accept(*TOKENIZER.encode('"'))
+    assert not set(control) & set(allowed(string))
+    thinking = constraints.compile(reply_grammar(TOOLS, "auto", "thinking"))
+    end, dsml = TOKENIZER.token_id(c.END_THINK), TOKENIZER.token_id(c.DSML)
+    assert set(allowed(thinking)) & set(control) == {end}
+    letters = TOKENIZER.encode("</think>")
+    assert not all(thinking.accept(i) for i in letters)
+    assert thinking.accept(end)
+    assert set(allowed(thinking)) & set(control) == {EOS}
+    for i in TOKENIZER.encode("hi\n\n<"):
+        assert thinking.accept(i)
+    assert set(allowed(thinking)) & set(control) == {EOS, dsml}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_drafts_change_nothing(constraints, choice):
+    grammar = reply_grammar(TOOLS, choice)
+    for seed in range(4):
+        expected = reply(constraints.compile(grammar), seed, 60)
+        for hit in (0, 1, 2, 5):
+            row = Row(Job([0], Sampling(seed=seed), end_ids=[EOS]), constraints.compile(grammar))
+            while len(row.sampled) < len(expected):
+                at = len(row.sampled)
+                drafts = [*expected[at : at + hit], 77, VOCAB - 1]
+                logits = torch.cat([logits_of(seed, at + n) for n in range(len(drafts) + 1)])
+                (run,) = choose_runs(logits, [row], [drafts])
+                assert len(run) >= min(hit + 1, len(expected) - at)
+            assert row.sampled[: len(expected)] == expected
+
+
+def test_ids_can_be_taken_back(constraints):
+    constraint = constraints.compile(tag({"type": "regex", "pattern": "[a-z]{3}"}))
+    before = allowed(constraint)
+    ids = [*TOKENIZER.encode("abc"), EOS]
+    assert all(constraint.accept(i) for i in ids) and constraint.closed
+    constraint.rollback(1)
+    assert constraint.ended and not constraint.closed
+    constraint.rollback(len(ids) - 1)
+    assert allowed(constraint) == before and not constraint.ended
+    constraint.rollback(0)
+
+
+def test_answers_follow_a_schema_and_an_expression(constraints):
+    schema = {
+        "type": "object",
+        "properties": {
+            "k": {"enum": ["p", "q"]},
+            "n": {"type": "array", "items": {"type": "integer"}},
+        },
+        "required": ["k", "n"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": schema}
+    read = 0
+    for seed in range(5):
+        ids = reply(constraints.compile(reply_grammar([], content=form)), seed)
+        if ids[-1] == EOS:
+            value = json.loads(TOKENIZER.decode(ids[:-1]))
+            assert value["k"] in ("p", "q") and all(type(n) is int for n in value["n"])
+            assert set(value) == {"k", "n"}
+            read += 1
+        pattern = "(yes|no), [0-9]{2,4} (é|ü)+!"
+        ids = reply(constraints.compile(tag({"type": "regex", "pattern": pattern})), seed)
+        assert ids[-1] == EOS and re.fullmatch(pattern, TOKENIZER.decode(ids[:-1]))
+    assert read >= 3
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"type": "regex", "pattern": "(a"}, "parenthesis"),
+        ({"type": "regex", "pattern": r"(a)\1"}, "(?i)backreference"),
+        ({"type": "json_schema", "json_schema": {"type": "nope"}}, "nope"),
+        ({"type": "json_schema", "json_schema": {"$ref": "#/none"}}, "none"),
+        ({"type": "nothing"}, "nothing"),
+        ({"type": "const_string", "value": "x" * 300_000}, "bytes of JSON"),
+        ({"type": "regex", "pattern": "(" * 9999 + "a" + ")" * 9999}, "deep"),
+        ({"type": "const_string", "value": float("nan")}, "JSON"),
+        (None, "grammar"),
+    ],
+)
+def test_bad_grammars_are_told_in_one_line(constraints, form, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        constraints.compile(tag(form))
+    assert "\n" not in str(raised.value) and ".cc" not in str(raised.value)
+
+
+def test_a_grammar_that_cannot_be_completed_fails_its_job_alone(constraints):
+    endless = constraints.compile(tag({"type": "json_schema", "json_schema": {"$ref": "#"}}))
+    rows = [Row(Job([0]), endless), Row(Job([0], Sampling(temperature=0)))]
+    bad, good = choose(torch.zeros(2, VOCAB), rows)
+    assert isinstance(bad, ValueError) and "lets no token come" in str(bad) and good.id == 0

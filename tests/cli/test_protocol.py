@@ -151,6 +151,42 @@ def test_parse_prints_the_message(save):
     assert [error["kind"] for error in found["errors"]] == ["unknown_tool"]
 
 
+def test_parse_knows_control_tokens_by_their_ids():
+    words = Tokenizer.deepseek()
+    end = words.token_id(c.EOS)
+    spelled = words.encode(f"é{c.EOS}{c.END_THINK}")  # as text: no control id is among them
+    want = {"role": "assistant", "reasoning_content": "", "tool_calls": []}
+    want["content"] = f"é{c.EOS}{c.END_THINK}"
+    pairs = [[want["content"], False], [c.EOS, True]]
+    for given in ([*spelled, end], pairs):
+        assert json.loads(run("parse", "-", "--ids", "--chat", given=json.dumps(given))) == want
+    prompt = run("encode", "-", "--ids", "--effort", "none", given=json.dumps(TALK))
+    cut = run("parse", "-", "--ids", "--chat", "--tolerant", given=prompt)
+    assert json.loads(cut)["message"]["content"] == encode_messages(TALK, "chat").removesuffix(
+        c.END_THINK
+    )
+    half = words.encode("é😀")[:-1]  # bytes that never become a character
+    found = json.loads(run("parse", "-", "--ids", "--chat", "--tolerant", given=json.dumps(half)))
+    assert found["message"]["content"] == words.decode(half)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ([129_280], "id 129280"),
+        ([-1], "id -1"),
+        (3, "list of ids"),
+        ([True], "list of ids"),
+        ([3, ["x", True]], "list of ids"),
+        ([["x", 1]], "list of ids"),
+        ([["\ud800", False]], "half of a character"),
+    ],
+)
+def test_parse_refuses_what_is_no_list_of_ids(save, given, said):
+    assert said in fails("parse", save(given), "--ids", "--chat")
+    assert "--tokenizer is for --ids" in fails("parse", save(given), "--tokenizer", "x")
+
+
 def test_parse_begins_where_the_request_left_off(save):
     held = {"messages": TALK, "tools": TOOLS, "thinking": {"type": "disabled"}}
     call = f'<{c.DSML}invoke name="f">\n\n</{c.DSML}invoke>\n</{c.DSML}tool_calls>'
@@ -190,7 +226,7 @@ def test_wrong_input_is_one_line(save, tmp_path):
     assert "'sing'" in fails("encode", save(TALK), "--task", "sing")
     broken = save([{"role": "user", "content": "\ud800"}])
     for flags in ((), ("--ids",)):
-        assert "half of a character" in fails("encode", broken, *flags)
+        assert "[0].content: '\\ud800' ends in half of a char" in fails("encode", broken, *flags)
     assert "no </think> came" in fails("parse", save("why"))
     assert "list of tools" in fails("parse", save("x"), "--tools", save("3", "tools"))
     nothing.write_bytes(b"\xff")

@@ -331,11 +331,9 @@ def unescaped(arguments):
 
 def lost(text, reasoning, content, calls, errors):
     """Characters outside of anything like markup that came out nowhere."""
-    half = errors[-1].text if errors and errors[-1].kind == "truncated" else ""
-    if "<" not in half[1:]:  # half a tag may be in its record alone
-        text = text.removesuffix(half)
     out = reasoning + content + "".join(name + unescaped(given) for name, given in calls)
-    return Counter(MARKUP.sub("", text)) - Counter(out)
+    out += "".join(e.text for e in errors if e.kind == "truncated" and "<" not in e.text[1:])
+    return Counter(MARKUP.sub("", text)) - Counter(out)  # half a tag may be in its record alone
 
 
 def invented(text, reasoning, content, calls):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dsv4.protocol import Request, RequestOptions, Segment
     from dsv4.tokenizer import Tokenizer
 
+_PAIR = [str, bool]
 Source = Annotated[str, typer.Argument(help="A file; - reads stdin.")]
 Api = Annotated[
     str | None,
@@ -107,6 +108,18 @@ def parse(
     tools: Annotated[
         Path | None, typer.Option(help="JSON with the tools that were offered, or the request.")
     ] = None,
+    ids: Annotated[
+        bool,
+        typer.Option(
+            "--ids",
+            help="The completion is JSON: token ids, or [text, is it a control token] pairs; what"
+            " merely spells a control token is text.",
+        ),
+    ] = False,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="tokenizer.json or its folder, for --ids; default: DeepSeek's."),
+    ] = None,
 ) -> None:
     """Parse a completion into a message, printed as JSON.
 
@@ -115,6 +128,8 @@ def parse(
     from dsv4.protocol import StreamParser
 
     exclude(thinking=thinking, chat=chat)
+    if tokenizer is not None and not ids:
+        raise ValueError("--tokenizer is for --ids: give both, or neither")
     opened = thinking if thinking or chat else None
     given = None if tools is None else read_json(str(tools))
     mode = "tolerant" if tolerant else "strict"
@@ -123,7 +138,8 @@ def parse(
         parser = StreamParser("chat" if chat else "thinking", mode)
     else:
         parser = request.parser(mode)
-    parser.feed(read_text(source))
+    for piece in _pieces(read_json(source), tokenizer) if ids else (read_text(source),):
+        parser.feed(piece)
     result: dict[str, Any] = parser.finish()
     if request is not None and not tolerant:
         request.check_calls(result)
@@ -131,6 +147,25 @@ def parse(
         errors = [error._asdict() for error in parser.errors]
         result = {"message": result, "errors": errors, "truncated": parser.truncated}
     write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+
+
+def _pieces(given: Any, file: Path | None) -> list[tuple[str, bool]]:
+    """The pieces of a completion that is given as ids, or as pairs."""
+    from dsv4.protocol.segments import unicode_text
+
+    items: list[Any] = given if isinstance(given, list) else [None]
+    if all(type(item) is int for item in items):
+        words = _tokenizer(None, file)
+        unknown = next((item for item in items if not 0 <= item <= words.largest_id), None)
+        if unknown is not None:
+            raise ValueError(f"id {unknown}: this tokenizer's go from 0 to {words.largest_id}")
+        stream = words.stream()
+        pieces = [piece for item in items for piece in stream.pieces(item)]
+        return [*pieces, (stream.finish(), False)]
+    pairs = [item for item in items if isinstance(item, list) and list(map(type, item)) == _PAIR]
+    if len(pairs) < len(items):
+        raise ValueError("the JSON must be a list of ids, or of [text, true or false] pairs")
+    return [(unicode_text(text), control) for text, control in pairs]
 
 
 def _revision(checkpoint: str | None, flag: str | None) -> str:

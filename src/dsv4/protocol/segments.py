@@ -88,9 +88,21 @@ def to_ids(segments: Iterable[Segment], tokenizer: TextEncoder) -> list[int]:
 
 def unicode_text(text: str) -> str:
     """The same text. Raises ProtocolError for half of a surrogate pair."""
+    if not is_unicode(text):
+        raise ProtocolError(half_reason(text))
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """Has no half of a surrogate pair."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        around = text[max(0, error.start - 20) : error.end]
-        raise ProtocolError(f"{around!r} ends in half of a character: repair the text") from error
-    return text
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def half_reason(text: str) -> str:
+    """What is wrong with text that is not, shown by what is around it."""
+    end = next(at for at, letter in enumerate(text, 1) if "\ud800" <= letter <= "\udfff")
+    return f"{text[max(0, end - 21) : end]!r} ends in half of a character: repair the text"

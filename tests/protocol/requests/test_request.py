@@ -147,3 +147,22 @@ def test_which_api_a_body_is_of():
     for wrong in (3, "x", None):
         with pytest.raises(RequestError, match="must be a list of messages"):
             read_request(wrong)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ([USER, {"role": "user", "content": "é\ud800!"}], "messages[1].content"),
+        ({"messages": [USER], "stop": ["a", "\udfff"]}, "stop[1]"),
+        ({"messages": [USER], "tools": [{"function": {"\ud800": 1}}]}, "tools[0].function"),
+        ({"messages": [{"role": "user", "content": [{"text": "\ud83d"}]}], "system": "s"},
+         "messages[0].content[0].text"),
+        ({"input": "q", "instructions": "\udc00"}, "instructions"),
+    ],
+)  # fmt: skip
+def test_half_of_a_surrogate_pair_is_refused_where_it_stands(body, path):
+    with pytest.raises(RequestError, match="ends in half of a character") as caught:
+        read_request(body)
+    assert caught.value.path == path and str(caught.value).startswith(f"{path}: ")
+    str(caught.value).encode()
+    assert "😀" in from_openai([{"role": "user", "content": "😀"}]).prompt()

@@ -10,6 +10,7 @@ from dsv4.protocol.constants import ThinkingMode
 from dsv4.protocol.effort import EFFORT_WORDS, resolve_effort
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests.fields import (
+    check_characters,
     flag,
     inner,
     integer,
@@ -43,9 +44,10 @@ class Thought(NamedTuple):
 def body_of(value: Any, key: str) -> Mapping[str, Any]:
     """A request's body; a bare list is one that has nothing but that list."""
     if isinstance(value, list | tuple):
-        return {key: value}
+        value = {key: value}
     if not isinstance(value, Mapping):
         raise wrong(value, "", f'a list of messages, or an object with "{key}"')
+    check_characters(value)
     return value
 
 

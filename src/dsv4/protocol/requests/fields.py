@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dsv4.protocol.errors import RequestError
+from dsv4.protocol.segments import half_reason, is_unicode
 
 Json = Mapping[str, Any]
 
@@ -101,6 +102,37 @@ def word(body: Json, key: str, words: Collection[str], path: str = "") -> str | 
     if value is not None and (not isinstance(value, str) or value not in words):
         raise wrong(value, place(path, key), f"one of {', '.join(words)}")
     return value
+
+
+def check_characters(body: Json) -> None:
+    """Half of a surrogate pair, which JSON can spell and no tokenizer takes, stands nowhere."""
+    rest: list[Any] = [body]
+    for value in rest:  # it grows meanwhile; paths are only made where there is an error
+        if isinstance(value, str):
+            if not value.isascii() and not is_unicode(value):
+                raise _half(body)
+        elif isinstance(value, (dict, Mapping)):
+            rest.extend(value)
+            rest.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            rest.extend(value)
+
+
+def _half(body: Json) -> RequestError:
+    """The error of the first text that has half of a pair; of a name, at its object."""
+    rest: list[tuple[Any, str]] = [(body, "")]  # the next one is the last
+    while rest:
+        value, path = rest.pop()
+        if isinstance(value, str) and not is_unicode(value):
+            return RequestError(half_reason(value), path)
+        inside: list[tuple[Any, str]] = []
+        if isinstance(value, Mapping):
+            inside += ((key, path) for key in value)
+            inside += ((item, place(path, str(key))) for key, item in value.items())
+        elif isinstance(value, (list, tuple)):
+            inside += ((item, f"{path}[{i}]") for i, item in enumerate(value))
+        rest += reversed(inside)
+    raise AssertionError("it was there a moment ago")
 
 
 def refuse(body: Json, lost: Collection[str], path: str = "") -> None:

@@ -23,13 +23,11 @@ class _Choice:
         self.scores: dict[str, list[Any]] = {"content": [], "reasoning_content": []}
         self.finish_reason = ""
 
-    def message(self) -> dict[str, Any]:
-        """In OpenAI's form, with DeepSeek's `reasoning_content` where there is some."""
+    def message(self, reasons: bool) -> dict[str, Any]:
+        """In OpenAI's form, with DeepSeek's `reasoning_content` of a reply that `reasons`."""
         content, reasoning = "".join(self.content), "".join(self.reasoning)
         out: dict[str, Any] = {"role": "assistant", "content": content}
-        if self.calls and not content:
-            out["content"] = None
-        if reasoning:
+        if reasoning or reasons:
             out["reasoning_content"] = reasoning
         if self.calls:
             out["tool_calls"] = self.calls
@@ -93,7 +91,7 @@ class ChatWriter:
         choices = [
             {
                 "index": number,
-                "message": choice.message(),
+                "message": choice.message(self._request.starts == "reasoning"),
                 "logprobs": self._logprobs(choice.scores),
                 "finish_reason": choice.finish_reason,
             }

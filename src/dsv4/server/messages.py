@@ -82,12 +82,11 @@ class MessagesWriter:
         yield "error", error.anthropic()
 
     def whole(self) -> Mapping[str, Any]:
-        """The message; a thinking block in which nothing was said is left out."""
+        """The message."""
         reason, sequence = self._stop
         counts = self._exchange.counts
-        content = [block for block in self._blocks if block.get("thinking") != ""]
         return self._message() | {
-            "content": content,
+            "content": self._blocks,
             "stop_reason": reason,
             "stop_sequence": sequence,
             "usage": counts.anthropic(),

@@ -241,12 +241,19 @@ def given_of(body: Mapping[str, Any], request: Request, stored: bool) -> dict[st
             "verbosity": text.get("verbosity"),
         },
         "tool_choice": echo.get("tool_choice", "auto"),
-        "tools": echo.get("tools", []),
+        "tools": [_filled(tool) for tool in echo.get("tools", [])],
         "top_logprobs": echo.get("top_logprobs", 0),
         "top_p": echo.get("top_p", 1.0),
         "truncation": "disabled",
         "user": echo.get("user"),
     }
+
+
+def _filled(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool with the fields that a function may leave out."""
+    if tool.get("type") != "function":
+        return dict(tool)
+    return {"description": None, "parameters": None, "strict": None} | dict(tool)
 
 
 def _copy(value: Any) -> Any:

@@ -48,6 +48,11 @@ struct Tensor {
   static constexpr nb::dlpack::dtype BF16{static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat), 16,
                                           1};
 
+  // Of one axis of `axes`; −1 where it has another number of them.
+  int64_t size(size_t axis, size_t axes) const {
+    return array.ndim() == axes ? static_cast<int64_t>(array.shape(axis)) : -1;
+  }
+
   // Its data, if it is as it must be; axis by axis, so that a call costs no memory.
   void* checked(const char* what, nb::dlpack::dtype dtype, std::initializer_list<int64_t> shape) const {
     bool same = array.dtype() == dtype && array.ndim() == shape.size() &&

@@ -38,6 +38,17 @@ class AttendPass {
     expand(pool_, layer_.shape, coefficients, u, rows_, x);
   }
 
+  // The window entries alone, of rows x [rows, d] that are no streams.
+  void remember(const float* x) {
+    const int64_t d = layer_.shape.d, c = a_.channels;
+    Inputs in(pool_, arena_, x, rows_, d, d, exact_);
+    p_.kv = arena_.take<float>(rows_ * c);
+    multiply(pool_, {{&a_.wkv, 0, c, in.low(a_.wkv.format), rows_, nullptr, nullptr, p_.kv, c}});
+    open_places();
+    pool_.run(rows_, 1, [&](int64_t t, int) { place_entry(t); });
+    for (const Segment& s : pass_.segments) store_window(state_, p_, s);
+  }
+
  private:
   // u → queries, the new window entries, raw compressor rows, indexer queries and weights.
   void project(const float* u) {
@@ -79,27 +90,37 @@ class AttendPass {
     multiply(pool_, products);
   }
 
+  // Room for phases and window entries.
+  void open_places() {
+    p_.row_bytes = entry_bytes(a_.channels, a_.rotary);
+    p_.packed = arena_.take<uint8_t>(rows_ * p_.row_bytes);
+    p_.phases = arena_.take<float>(rows_ * a_.rotary);
+  }
+
+  // Row t's phases, and its window entry as it is stored.
+  void place_entry(int64_t t) {
+    const int64_t c = a_.channels, r = a_.rotary;
+    float *cosines = p_.phases + t * r, *sines = cosines + r / 2, *kv = p_.kv + t * c;
+    phases(pass_.positions[t], a_.frequencies, r, cosines, sines);
+    store_precision(kv, c, exact_);
+    rms_norm(kv, a_.kv_norm, c, layer_.shape.norm_eps, kv);
+    store_precision(kv, c, exact_);
+    rotate(kv + c - r, r, cosines, sines, false);
+    pack_entry(kv, c, r, p_.packed + t * p_.row_bytes);
+  }
+
   // Norms, rotary positions and rounding of everything that has a position.
   void place() {
     const int64_t c = a_.channels, r = a_.rotary, half = r / 2;
     const float eps = layer_.shape.norm_eps;
-    p_.row_bytes = entry_bytes(c, r);
-    p_.packed = arena_.take<uint8_t>(rows_ * p_.row_bytes);
-    p_.phases = arena_.take<float>(rows_ * r);
+    open_places();
     if (a_.index_heads > 0) {
       p_.query_bytes = index_query_bytes(a_.index_heads, a_.index_channels);
       p_.prepared = arena_.take<uint8_t>(rows_ * p_.query_bytes);
     }
     pool_.run(rows_, 1, [&](int64_t t, int) {
-      float* cosines = p_.phases + t * r;
-      float* sines = cosines + half;
-      phases(pass_.positions[t], a_.frequencies, r, cosines, sines);
-      float* kv = p_.kv + t * c;
-      store_precision(kv, c, exact_);
-      rms_norm(kv, a_.kv_norm, c, eps, kv);
-      store_precision(kv, c, exact_);
-      rotate(kv + c - r, r, cosines, sines, false);
-      pack_entry(kv, c, r, p_.packed + t * p_.row_bytes);
+      place_entry(t);
+      const float *cosines = p_.phases + t * r, *sines = cosines + half;
       for (int64_t h = 0; h < a_.heads; ++h) {
         float* q = p_.q + (t * a_.heads + h) * c;
         store_precision(q, c, exact_);
@@ -202,6 +223,17 @@ void attend_layer(const Layer& layer, const LayerState& state, const Span& span,
     Streams streams(pool, x, pass.sources.data(), pass.rows, width, layer.exact, arena);
     AttendPass(layer, state, pass, pool, arena).run(streams.data());
     streams.write_back();
+  }
+}
+
+void remember_layer(const Layer& layer, const LayerState& state, const Span& span, const void* x) {
+  Pool& pool = Pool::instance();
+  Arena& arena = caller_arena();
+  for (const Pass& pass : span.passes) {
+    Scope scope(arena);
+    Streams rows(pool, const_cast<void*>(x), pass.sources.data(), pass.rows, layer.shape.d,
+                 layer.exact, arena);  // read only
+    AttendPass(layer, state, pass, pool, arena).remember(rows.data());
   }
 }
 

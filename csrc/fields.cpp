@@ -108,6 +108,11 @@ void require_matrix(const std::string& name, const Matrix& w, int64_t rows, int6
       ", must be " + shape(rows, columns));
 }
 
+void require_floats(const std::string& name, const Matrix& w) {
+  if (w.format == Format::F32 || w.format == Format::BF16) return;
+  throw std::invalid_argument(name + " is packed, must be float32 or bfloat16");
+}
+
 namespace {
 
 using Sizes = std::map<std::string, int64_t>;

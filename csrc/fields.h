@@ -18,5 +18,7 @@ Matrix& matrix_of(Layer&, const std::string& name);
 // another size than the layer's integers say; `sizes` are those of the vectors, in floats.
 void complete(Layer&, const std::map<std::string, int64_t>& sizes);
 void require_matrix(const std::string& name, const Matrix&, int64_t rows, int64_t columns);
+// Whether products with float32 operands are known: not for FP8 and FP4. Throws as the others.
+void require_floats(const std::string& name, const Matrix&);
 
 }  // namespace dsv4

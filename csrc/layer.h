@@ -75,6 +75,20 @@ struct Head {
   Matrix weight;
 };
 
+// What a block draft reads: RMSNorm(proj · main_hidden).
+struct Context {
+  bool exact = false;
+  Matrix proj;  // [d, T·d]
+  const float* norm = nullptr;
+  float eps = 1e-6f;
+};
+
+// What a token adds to the next one's logits, and how sure a draft is of the row before.
+struct Markov {
+  Matrix w1, w2;  // [vocabulary, rank]
+  Matrix sure;    // [1, d + rank]
+};
+
 // State of a fixed size: [slots, capacity, row], bytes or floats; position p in row p mod capacity.
 template <class T>
 struct Ring {

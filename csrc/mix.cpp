@@ -213,7 +213,7 @@ void mix_layer(const Layer& layer, const Span& span, const int64_t* ids, void* x
   }
 }
 
-void head_logits(const Head& head, const void* x, int64_t tokens, float* logits) {
+void head_logits(const Head& head, const void* x, int64_t tokens, float* hidden, float* logits) {
   Pool& pool = Pool::instance();
   Arena& arena = caller_arena();
   const int64_t hc = head.shape.streams, d = head.shape.d, width = hc * d;
@@ -226,6 +226,10 @@ void head_logits(const Head& head, const void* x, int64_t tokens, float* logits)
     float* coefficients = arena.take<float>(rows * hc);
     float* u = arena.take<float>(rows * d);
     collapse(pool, head.shape, head.hyper, true, streams.data(), rows, coefficients, u, arena);
+    if (hidden != nullptr) {
+      std::memcpy(hidden + first * d, u, rows * d * sizeof(float));
+      store_precision(hidden + first * d, rows * d, head.exact);
+    }
     normalise(pool, u, head.norm, rows, d, head.shape.norm_eps, head.exact);
     Inputs in(pool, arena, u, rows, d, d, false);
     const int64_t vocabulary = head.weight.rows;

@@ -42,6 +42,17 @@ auto alone(F&& body) {
   return body();
 }
 
+float* floats_of(const dsv4::Tensor& x, const char* what, std::initializer_list<int64_t> shape) {
+  return static_cast<float*>(x.checked(what, nb::dtype<float>(), shape));
+}
+
+void require_token(int64_t id, int64_t vocabulary) {
+  if (id < 0 || id >= vocabulary) {
+    throw std::invalid_argument("token id " + std::to_string(id) + " is outside the vocabulary of " +
+                                std::to_string(vocabulary));
+  }
+}
+
 // An array as it is: a converted copy would be read once, and written to in vain.
 auto strict(const char* name) { return nb::arg(name).noconvert(); }
 
@@ -70,9 +81,9 @@ NB_MODULE(_native, m) {
 
   nb::class_<OwnedSpan>(m, "Span")
       .def(nb::init<int64_t, std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>,
-                    const std::vector<nb::object>&>(),
+                    const std::vector<nb::object>&, bool>(),
            nb::arg("columns"), nb::arg("starts"), nb::arg("lengths"), nb::arg("slots"),
-           nb::arg("tables"));
+           nb::arg("tables"), nb::arg("block") = false);
 
   nb::class_<dsv4::Tensor>(m, "Tensor")
       .def("__init__", [](dsv4::Tensor* self, nb::ndarray<> array) {
@@ -141,6 +152,14 @@ NB_MODULE(_native, m) {
         void* streams = streams_of(x, l.value.exact, span.batch, span.columns, l.value.shape);
         alone([&] { kernels()->attend(l.value, state.value, span.value, streams); });
       })
+      .def("remember", [](const OwnedLayer& l, const OwnedState& state, const OwnedSpan& span,
+                          const dsv4::Tensor& x) {
+        state.check(l.value, span);
+        if (span.block) throw std::invalid_argument("a drafted block is never stored");
+        const void* rows = x.checked("the rows", floating(l.value.exact),
+                                     {span.batch, span.columns, l.value.shape.d});
+        alone([&] { kernels()->remember(l.value, state.value, span.value, rows); });
+      })
       .def("mix", [](const OwnedLayer& l, const OwnedSpan& span, const dsv4::Tensor& ids,
                      const dsv4::Tensor& x) {
         const auto* tokens = static_cast<const int64_t*>(
@@ -170,12 +189,58 @@ NB_MODULE(_native, m) {
       }, nb::arg("exact"), nb::arg("streams"), nb::arg("d"), nb::arg("eps"), nb::arg("norm_eps"),
          nb::arg("fn"), strict("scale"), strict("base"),
          strict("norm"), nb::arg("weight"))
-      .def("logits", [](const OwnedHead& h, const dsv4::Tensor& x, const dsv4::Tensor& logits) {
-        const int64_t b = x.array.ndim() == 4 ? static_cast<int64_t>(x.array.shape(0)) : -1;
-        const int64_t n = x.array.ndim() == 4 ? static_cast<int64_t>(x.array.shape(1)) : -1;
+      .def("logits", [](const OwnedHead& h, const dsv4::Tensor& x, const dsv4::Tensor& logits,
+                        const dsv4::Tensor* hidden) {
+        const int64_t b = x.size(0, 4), n = x.size(1, 4);
         void* streams = streams_of(x, h.value.exact, b, n, h.value.shape);
-        void* out = logits.checked("the logits", nb::dtype<float>(), {b, n, h.value.weight.rows});
-        alone([&] { kernels()->logits(h.value, streams, b * n, static_cast<float*>(out)); });
+        float* out = floats_of(logits, "the logits", {b, n, h.value.weight.rows});
+        float* rows = hidden ? floats_of(*hidden, "the rows", {b, n, h.value.shape.d}) : nullptr;
+        alone([&] { kernels()->logits(h.value, streams, b * n, rows, out); });
+      }, nb::arg("x"), nb::arg("logits"), nb::arg("hidden").none() = nb::none());
+
+  using OwnedContext = Owned<Context>;
+  nb::class_<OwnedContext>(m, "Context")
+      .def("__init__", [](OwnedContext* self, bool exact, float eps, nb::object proj, Floats norm) {
+        const Matrix w = nb::cast<OwnedMatrix&>(proj).matrix;
+        require_shape("main_norm", shape_of(norm), {w.rows});
+        new (self) OwnedContext{{exact, w, norm.data(), eps}, {}, {proj, nb::cast(norm)}};
+      }, nb::arg("exact"), nb::arg("eps"), nb::arg("proj"), strict("norm"))
+      .def("rows", [](const OwnedContext& c, const OwnedSpan& span, const dsv4::Tensor& hidden,
+                      const dsv4::Tensor& x) {
+        const Matrix& w = c.value.proj;
+        const auto dtype = floating(c.value.exact);
+        const void* means = hidden.checked("the means", dtype, {span.batch, span.columns, w.columns});
+        void* rows = x.checked("the rows", dtype, {span.batch, span.columns, w.rows});
+        alone([&] { kernels()->context(c.value, span.value, means, rows); });
+      });
+
+  using OwnedMarkov = Owned<Markov>;
+  nb::class_<OwnedMarkov>(m, "Markov")
+      .def("__init__", [](OwnedMarkov* self, nb::object w1, nb::object w2, nb::object sure) {
+        const Markov made{nb::cast<OwnedMatrix&>(w1).matrix, nb::cast<OwnedMatrix&>(w2).matrix,
+                          nb::cast<OwnedMatrix&>(sure).matrix};
+        require_matrix("markov_w2", made.w2, made.w1.rows, made.w1.columns);
+        require_matrix("confidence_head", made.sure, 1,
+                       std::max(made.sure.columns, made.w1.columns + 1));
+        require_floats("markov_w1", made.w1);
+        require_floats("markov_w2", made.w2);
+        require_floats("confidence_head", made.sure);
+        new (self) OwnedMarkov{made, {}, {w1, w2, sure}};
+      }, nb::arg("w1"), nb::arg("w2"), nb::arg("sure"))
+      .def("correct", [](const OwnedMarkov& m, const dsv4::Tensor& tokens, int64_t k,
+                         const dsv4::Tensor& hidden, const dsv4::Tensor& logits,
+                         const dsv4::Tensor& corrected, const dsv4::Tensor& confidence) {
+        const int64_t b = logits.size(0, 3), n = logits.size(1, 3), vocabulary = m.value.w2.rows;
+        const float* base = floats_of(logits, "the logits", {b, n, vocabulary});
+        const float* rows =
+            floats_of(hidden, "the rows", {b, n, m.value.sure.columns - m.value.w1.columns});
+        const auto* ids =
+            static_cast<const int64_t*>(tokens.checked("the ids", nb::dtype<int64_t>(), {b}));
+        float* out = floats_of(corrected, "the corrected logits", {b, vocabulary});
+        float* sure = floats_of(confidence, "the confidence", {b});
+        if (k < 0 || k >= n) throw std::invalid_argument("row " + std::to_string(k) + " of a block");
+        for (int64_t i = 0; i < b; ++i) require_token(ids[i], vocabulary);
+        alone([&] { kernels()->markov(m.value, ids, b, n, k, rows, base, out, sure); });
       });
 
   m.def("attend_keys", [](Floats q, Floats keys, Floats sink, bool low, Floats o) {

@@ -90,14 +90,15 @@ struct OwnedSpan {
   int64_t batch, columns;
   std::vector<int64_t> starts, lengths, slots;
   std::vector<std::vector<int32_t>> tables;
+  bool block;
   int64_t slots_end = 0, pages_end = 0;  // above all that are named
   Span value;
 
   OwnedSpan(int64_t columns, std::vector<int64_t> starts, std::vector<int64_t> lengths,
-            std::vector<int64_t> slots, const std::vector<nb::object>& tables)
+            std::vector<int64_t> slots, const std::vector<nb::object>& tables, bool block)
       : batch(static_cast<int64_t>(starts.size())), columns(columns), starts(std::move(starts)),
-        lengths(std::move(lengths)), slots(std::move(slots)), tables(copied(tables)),
-        value(columns, this->starts, this->lengths, places()) {}
+        lengths(std::move(lengths)), slots(std::move(slots)), tables(copied(tables)), block(block),
+        value(columns, this->starts, this->lengths, places(), block) {}
 
  private:
   // Of arrays of C ints, as Python's `array` has them.
@@ -176,6 +177,8 @@ struct OwnedState {
     }
     const int64_t ratio = asked.attention.ratio;
     if (ratio == 0) return;
+    if (span.block) throw std::invalid_argument("a drafted block passes through a layer of ratio " +
+                                                std::to_string(ratio) + ", must be 0");
     if (span.pages_end > value.entries.pages) refuse("pages", value.entries.pages, span.pages_end);
     for (int64_t b = 0; b < span.batch; ++b) {
       const int64_t room = static_cast<int64_t>(span.tables[b].size()) * value.entries.page_rows;
@@ -225,11 +228,13 @@ struct OwnedState {
   }
 };
 
+// Of activations: streams, and rows between layers.
+inline nb::dlpack::dtype floating(bool exact) { return exact ? Tensor::BF16 : nb::dtype<float>(); }
+
 // Streams [b, n, hc, d] as a layer or head takes them.
 inline void* streams_of(const Tensor& x, bool exact, int64_t batch, int64_t columns,
                  const HyperShape& shape) {
-  return x.checked("the streams", exact ? Tensor::BF16 : nb::dtype<float>(),
-                   {batch, columns, shape.streams, shape.d});
+  return x.checked("the streams", floating(exact), {batch, columns, shape.streams, shape.d});
 }
 
 }  // namespace dsv4

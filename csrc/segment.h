@@ -17,6 +17,14 @@ struct Projected {
   int64_t row_bytes = 0, query_bytes = 0;
 };
 
+// The segment's window entries into its ring: the last that it holds.
+inline void store_window(const LayerState& state, const Projected& p, const Segment& s) {
+  for (int64_t t = std::max<int64_t>(0, s.count - state.window.capacity); t < s.count; ++t) {
+    std::memcpy(state.window.at(s.place.slot, s.start + t), p.packed + (s.row + t) * p.row_bytes,
+                p.row_bytes);
+  }
+}
+
 class SegmentAttention {
  public:
   // Work is shared out by `pool`; the output takes the place of the queries.
@@ -38,7 +46,7 @@ class SegmentAttention {
                p_.index_raw + s.row * 2 * a_.index_compressor.width(), s.start, s.count, s.place,
                state_.index_tail, state_.keys);
     }
-    previous_ = std::min(a_.window - 1, s.start);
+    previous_ = std::min(s.block ? a_.window : a_.window - 1, s.start);
     float* window = arena_.take<float>((previous_ + s.count) * c);
     pool_.run(previous_ + s.count, UNPACKED, [&](int64_t i, int) {
       const int64_t position = s.start - previous_ + i;
@@ -49,10 +57,7 @@ class SegmentAttention {
     });
     window_ = window;
     attend_queries();
-    for (int64_t t = std::max<int64_t>(0, s.count - state_.window.capacity); t < s.count; ++t) {
-      std::memcpy(state_.window.at(s.place.slot, s.start + t),
-                  p_.packed + (s.row + t) * p_.row_bytes, p_.row_bytes);
-    }
+    if (!s.block) store_window(state_, p_, s);
   }
 
  private:
@@ -133,12 +138,13 @@ class SegmentAttention {
   Keys keys_of(int64_t t, const uint16_t* ranks, const float* all, Arena& arena) const {
     const Segment& s = s_;
     const int64_t c = a_.channels, position = s.start + t;
-    const int64_t seen = std::min(a_.window, position + 1);
+    const int64_t end = previous_ + (s.block ? s.count : t + 1);  // of the rows that it may see
+    const int64_t seen = s.block ? end : std::min(a_.window, end);
     const int64_t visible = a_.ratio > 0 ? (position + 1) / a_.ratio : 0;
     const bool picks = a_.index_heads > 0 && visible > a_.topk;
     const int64_t entries = picks ? a_.topk : visible;
     const Keys keys{arena.take<const float*>(seen + entries), seen + entries};
-    for (int64_t i = 0; i < seen; ++i) keys.data[i] = window_ + (previous_ + t - seen + 1 + i) * c;
+    for (int64_t i = 0; i < seen; ++i) keys.data[i] = window_ + (end - seen + i) * c;
     int32_t* chosen = picks ? arena.take<int32_t>(entries) : nullptr;
     if (picks) top_entries(ranks, visible, a_.topk, chosen);
     float* unpacked = all == nullptr ? arena.take<float>(entries * c) : nullptr;

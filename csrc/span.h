@@ -1,5 +1,5 @@
 // New tokens of sequences, cut into passes of at most ROWS tokens: short pieces of several sequences
-// side by side, padding left out.
+// side by side, padding left out. A drafted block stays whole, since its rows see one another.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,7 @@ struct Segment {
   Place place;
   int64_t start, count;  // start: tokens seen before
   int64_t row;           // of its first token in the pass
+  bool block;            // a draft: each row sees the last `window` tokens and all rows; none is stored
 };
 
 struct Pass {
@@ -34,24 +35,26 @@ struct Span {
   std::vector<Pass> passes;
 
   Span(int64_t columns, const std::vector<int64_t>& starts, const std::vector<int64_t>& lengths,
-       const std::vector<Place>& places) {
+       const std::vector<Place>& places, bool block) {
+    const int64_t most = block ? columns : ROWS;
     for (size_t b = 0; b < lengths.size(); ++b) {
-      for (int64_t t = 0; t < lengths[b]; t += ROWS) {
-        const int64_t count = std::min(ROWS, lengths[b] - t);
-        add(places[b], starts[b] + t, count, static_cast<int64_t>(b) * columns + t);
+      for (int64_t t = 0; t < lengths[b]; t += most) {
+        const int64_t count = std::min(most, lengths[b] - t);
+        add({places[b], starts[b] + t, count, 0, block}, static_cast<int64_t>(b) * columns + t);
       }
     }
   }
 
  private:
-  void add(const Place& place, int64_t start, int64_t count, int64_t source) {
-    if (passes.empty() || passes.back().rows + count > ROWS) passes.emplace_back();
+  void add(Segment s, int64_t source) {
+    if (passes.empty() || passes.back().rows + s.count > ROWS) passes.emplace_back();
     Pass& pass = passes.back();
-    pass.segments.push_back({place, start, count, pass.rows});
-    pass.rows += count;
-    for (int64_t i = 0; i < count; ++i) {
+    s.row = pass.rows;
+    pass.segments.push_back(s);
+    pass.rows += s.count;
+    for (int64_t i = 0; i < s.count; ++i) {
       pass.sources.push_back(source + i);
-      pass.positions.push_back(start + i);
+      pass.positions.push_back(s.start + i);
     }
   }
 };

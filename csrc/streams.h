@@ -1,11 +1,29 @@
 // Residual streams as floats: in place where they are float32 and lie together, else through a copy.
 #pragma once
 
+#include <cstring>
+
 #include "entries.h"
 #include "pool.h"
 #include "scratch.h"
 
 namespace dsv4::DSV4_ISA {
+
+constexpr int64_t COPIES = 16;  // rows that are not worth a second thread
+
+// Row r of `from` [rows, width] becomes row sources[r] of x: float32, or bfloat16 where exact.
+inline void write_rows(Pool& pool, const float* from, void* x, const int64_t* sources, int64_t rows,
+                       int64_t width, bool exact) {
+  pool.run(rows, COPIES, [&](int64_t r, int) {
+    const float* row = from + r * width;
+    if (!exact) {
+      std::memcpy(static_cast<float*>(x) + sources[r] * width, row, width * sizeof(float));
+      return;
+    }
+    uint16_t* to = static_cast<uint16_t*>(x) + sources[r] * width;
+    for (int64_t i = 0; i < width; ++i) to[i] = to_bf16(row[i]);
+  });
+}
 
 class Streams {
  public:
@@ -30,19 +48,10 @@ class Streams {
   }
   float* data() { return data_; }
   void write_back() {
-    if (!copied_) return;
-    pool_.run(rows_, COPIES, [&](int64_t r, int) {
-      const float* row = data_ + r * width_;
-      if (!exact_) {
-        std::memcpy(floats(r), row, width_ * sizeof(float));
-      } else {
-        for (int64_t i = 0; i < width_; ++i) halves(r)[i] = to_bf16(row[i]);
-      }
-    });
+    if (copied_) write_rows(pool_, data_, x_, sources_, rows_, width_, exact_);
   }
 
  private:
-  static constexpr int64_t COPIES = 16;  // rows that are not worth a second thread
   float* floats(int64_t r) const { return static_cast<float*>(x_) + sources_[r] * width_; }
   uint16_t* halves(int64_t r) const { return static_cast<uint16_t*>(x_) + sources_[r] * width_; }
 

@@ -11,7 +11,15 @@ struct Kernels {
   // x [batch, columns, hc, d] float32, or bfloat16 where the layer is exact
   void (*attend)(const Layer&, const LayerState&, const Span&, void* x);
   void (*mix)(const Layer&, const Span&, const int64_t* ids, void* x);
-  void (*logits)(const Head&, const void* x, int64_t tokens, float* logits);
+  // also the rows before their norm [tokens, d], unless `hidden` is null
+  void (*logits)(const Head&, const void* x, int64_t tokens, float* hidden, float* logits);
+  // a block draft's: rows [batch, columns, d] become window entries of the span's tokens
+  void (*remember)(const Layer&, const LayerState&, const Span&, const void* x);
+  void (*context)(const Context&, const Span&, const void* hidden, void* x);
+  // row k of blocks: hidden [batch, block, d], logits [batch, block, vocabulary], tokens [batch]
+  // → logits [batch, vocabulary] and confidence [batch] once the token before is known
+  void (*markov)(const Markov&, const int64_t* tokens, int64_t batch, int64_t block, int64_t k,
+                 const float* hidden, const float* logits, float* corrected, float* confidence);
   // single operators, for tests: float32 in and out
   void (*multiply)(const Matrix&, const float* x, int64_t rows, bool low, float* y);
   void (*attend_keys)(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,

@@ -55,7 +55,9 @@ void keys(const float* x, int64_t rows, int64_t ic, uint8_t* packed, float* back
 
 }  // namespace
 
-const Kernels KERNELS{DSV4_TEXT(DSV4_ISA), attend_layer, mix_layer, head_logits, multiply_rows,
-                      attend_keys, choose, hyper, entries, keys};
+const Kernels KERNELS{DSV4_TEXT(DSV4_ISA), attend_layer, mix_layer,     head_logits,
+                      remember_layer,      make_context, correct_row,   multiply_rows,
+                      attend_keys,         choose,       hyper,         entries,
+                      keys};
 
 }  // namespace dsv4::DSV4_ISA

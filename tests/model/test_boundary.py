@@ -7,7 +7,7 @@ import torch
 
 import dsv4
 from dsv4.model.cache import Cache, LayerState, SequenceState, Stores
-from dsv4.model.twin import imported
+from dsv4.model.handed import imported
 from dsv4.ops import native
 
 module = native.module()

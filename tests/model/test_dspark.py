@@ -1,7 +1,5 @@
 """The block draft: what it reads, its cache, and what each row of a block can see."""
 
-import copy
-
 import pytest
 import torch
 from reference import DSparkReference, Rounding
@@ -9,8 +7,6 @@ from rounding import roundings
 
 import dsv4
 from dsv4.model.draft import propose, remember
-from dsv4.model.twin import StageTwin
-from dsv4.ops import native
 
 DSPARK = {
     "compress_ratios": [0, 4, 16, 0, 0],
@@ -218,20 +214,3 @@ def test_tokens_are_chosen_one_after_another(model, hidden):
         base = found.logits[:, k] - added
         assert torch.allclose(base, likely.logits[:, k] - other, atol=1e-5)
         assert not k or (added - other).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("mode", ["fast", "exact"])
-def test_native_experts_draft_as_the_plain_operators(mode, make_checkpoint, hidden):
-    if native.module() is None:
-        pytest.skip("no native module")
-    model = dsv4.load(make_checkpoint(**DSPARK), mode=mode)
-    assert all(isinstance(stage.twin, StageTwin) for stage in model.mtp)
-    rows = hidden.cpu().to(model.dtype)
-    with torch.no_grad():
-        found, copied = (drafts(m, rows, [3, 4]) for m in (model, copy.deepcopy(model)))
-        for stage in model.mtp:
-            stage.twin = None
-        plain = drafts(model, rows, [3, 4])
-    assert torch.equal(found.logits, copied.logits)
-    error = (found.logits - plain.logits).norm(dim=-1) / plain.logits.norm(dim=-1)
-    assert error.median() < {"fast": 1e-2, "exact": 5e-2}[mode]  # roundings may fall elsewhere

@@ -8,8 +8,9 @@ import torch
 
 import dsv4
 from dsv4.model.cache import SequenceState
+from dsv4.model.handed import UnsupportedError
 from dsv4.model.span import Span
-from dsv4.model.twin import HeadTwin, LayerTwin, UnsupportedError
+from dsv4.model.twin import HeadTwin, LayerTwin
 from dsv4.ops import native
 
 module = native.module()

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from dsv4.model.twin import UnsupportedError, matrix
+from dsv4.model.handed import UnsupportedError, matrix
 from dsv4.ops import hyper, indexer, native
 from dsv4.quant import entries, fp4, fp8
 

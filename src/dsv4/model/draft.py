@@ -54,18 +54,27 @@ def remember(
 
     Of row b the first `lengths[b]` columns count, default all. A rejected draft is never stored,
     so nothing has to be taken back after a verification.
+    Raises ValueError, with the cache as it was, for what is not of this model.
     """
+    stages, width = stages_of(model), len(model.targets) * model.config.hidden_size
+    right = main_hidden.dim() == 3 and main_hidden.shape[-1] == width
+    if not right or main_hidden.dtype is not model.dtype:
+        raise ValueError(
+            f"main_hidden is {main_hidden.dtype} {list(main_hidden.shape)}: must be {model.dtype} "
+            f"[batch, n, {width}]"
+        )
     b, n, _ = main_hidden.shape
     if b != cache.batch:
         raise ValueError(f"the draft's cache holds {cache.batch} sequences, main_hidden has {b}")
     cache.stores.check(model.draft_form, main_hidden.device)
     real = [n] * b if lengths is None else list(lengths)
+    if len(real) != b or not all(0 <= length <= n for length in real):
+        raise ValueError(f"lengths {real} must be {b} numbers between 0 and {n}")
     window = model.config.sliding_window
     span = Span(cache.lengths, n, real, window, main_hidden.device, cache.sequences)
-    stages = stages_of(model)
-    x = stages[0].main_x(main_hidden)
+    x = stages[0].parts.main_x(main_hidden, span)
     for stage, state in zip(stages, cache.layers, strict=True):
-        stage.remember(x, span, state)
+        stage.parts.remember(x, span, state)
     cache.advance(span)
 
 
@@ -73,34 +82,34 @@ def propose(model: Transformer, anchors: Tensor, cache: Cache, choose: Choose = 
     """Draft B tokens after each anchor, int64 [b]; the cache is read and left as it is.
 
     `choose` takes the corrected logits [b, V] of one place and gives its tokens [b].
+    Raises ValueError for anchors that are no tokens of this cache's sequences.
     """
     if anchors.shape != (cache.batch,):
         raise ValueError(
             f"anchors have shape {list(anchors.shape)}: one for each of {cache.batch} sequences"
         )
+    last, config = stages_of(model)[-1].parts, model.config
+    model.check_ids(anchors)
     cache.stores.check(model.draft_form, anchors.device)
-    config, last = model.config, stages_of(model)[-1]
     block, window = config.dspark_block_size or 0, config.sliding_window
     span = BlockSpan(cache.lengths, block, window, anchors.device, cache.sequences)
-    hidden = block_hidden(model, anchors, span, cache.layers)
-    base = model.head(last.norm(hidden))  # [b, B, V]
+    streams = block_streams(model, anchors, span, cache.layers)
+    hidden, base = model.draft_logits(streams)  # [b, B, d], [b, B, V]
     token, drawn = anchors, []
     for k in range(span.n):
-        row = last.markov_head.row(token)  # [b, R]
-        logits = base[:, k] + last.markov_head(row)
+        logits, confidence = last.correct(token, k, hidden, base)
         token = choose(logits)
-        drawn.append((token, logits, last.confidence_head(hidden[:, k], row)))
+        drawn.append((token, logits, confidence))
     return Proposal(*(torch.stack(parts, dim=1) for parts in zip(*drawn, strict=True)))
 
 
-def block_hidden(
+def block_streams(
     model: Transformer, anchors: Tensor, span: BlockSpan, states: Sequence[LayerState]
 ) -> Tensor:
-    """anchors int64 [b] → u [b, B, d], the last stage's streams folded and not yet normalised."""
-    stages = stages_of(model)
+    """anchors int64 [b] → the last stage's streams [b, B, hc, d]."""
     ids = anchors.new_full((len(anchors), span.n), model.config.dspark_noise_token_id or 0)
     ids[:, 0] = anchors
     x = model.initial_streams(ids)
-    for stage, state in zip(stages, states, strict=True):
+    for stage, state in zip(stages_of(model), states, strict=True):
         x = stage(x, ids, span, state)
-    return stages[-1].fold(x)
+    return x

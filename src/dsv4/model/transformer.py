@@ -7,7 +7,7 @@ without one they are whole sequences of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,13 @@ from dsv4.model.span import Span
 
 
 class Head(Protocol):
-    """A native twin of `Transformer.logits`."""
+    """A native twin of `Transformer.logits` and `Transformer.draft_logits`."""
 
     def logits(self, streams: Tensor) -> Tensor:
         """streams [b, n, hc, d] → float32 [b, n, vocab_size]."""
+
+    def draft_logits(self, streams: Tensor) -> tuple[Tensor, Tensor]:
+        """streams [b, n, hc, d] → float32 [b, n, d] and [b, n, vocab_size]."""
 
 
 class Transformer(Twinned[Head], StreamHead):
@@ -188,6 +191,18 @@ class Transformer(Twinned[Head], StreamHead):
         self._check_streams(drafted)
         return block.collapse(drafted)
 
+    def draft_logits(self, drafted: Tensor) -> tuple[Tensor, Tensor]:
+        """Streams after the draft's last block [b, n, hc, d], by its own head → the hidden states
+        before their norm [b, n, d] and logits [b, n, vocab_size], both float32."""
+        if not self.mtp:
+            raise ValueError("this model has no draft: its checkpoint holds no mtp.* tensors")
+        self._check_streams(drafted)
+        if self.twin:
+            return self.twin.draft_logits(drafted)
+        last = cast(StreamHead, self.mtp[-1])
+        hidden = last.fold(drafted)
+        return hidden.float(), self.head(last.norm(hidden))
+
     def _draft_block(self) -> MTPBlock:
         block = self.mtp[0] if self.mtp else None
         if not isinstance(block, MTPBlock):
@@ -203,6 +218,15 @@ class Transformer(Twinned[Head], StreamHead):
                 f"{self.dtype} [batch, n, {shape[0]}, {shape[1]}] on {self.device}"
             )
 
+    def check_ids(self, ids: Tensor) -> None:
+        """Raise ValueError for ids int [..] out of the vocabulary."""
+        low, high = (int(bound) for bound in torch.aminmax(ids))
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(
+                f"token id {low if low < 0 else high} is outside the vocabulary of "
+                f"{self.config.vocab_size}: ids must come from this model's tokenizer"
+            )
+
     def _span(
         self, ids: Tensor, cache: Cache | None, lengths: Sequence[int] | None, form: Form
     ) -> Span:
@@ -213,12 +237,7 @@ class Transformer(Twinned[Head], StreamHead):
                 f"of shape {list(ids.shape)}"
             )
         b, n = ids.shape
-        low, high = (int(bound) for bound in torch.aminmax(ids))
-        if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(
-                f"token id {low if low < 0 else high} is outside the vocabulary of "
-                f"{self.config.vocab_size}: ids must come from this model's tokenizer"
-            )
+        self.check_ids(ids)
         real = [n] * b if lengths is None else list(lengths)
         if len(real) != b or not all(0 <= length <= n for length in real):
             raise ValueError(f"lengths {real} must be {b} numbers between 0 and {n}")

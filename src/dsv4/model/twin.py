@@ -8,21 +8,21 @@ handed over once, the streams once for all layers of a forward, which change the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.dlpack import to_dlpack
 
 from dsv4.config import Config
-from dsv4.model.block import Block
+from dsv4.model.block import Block, StreamHead
 from dsv4.model.cache import CompressorState, LayerState
 from dsv4.model.compressor import Compressor
 from dsv4.model.dspark import Stage
+from dsv4.model.handed import UnsupportedError, floats, imported, matrix, places
 from dsv4.model.moe import PackedExperts
 from dsv4.model.residency import Limit, residency
 from dsv4.model.span import BlockSpan, Span
@@ -71,7 +71,9 @@ def _say_plain(error: UnsupportedError) -> None:
 
 
 def _twin(module: ModuleType, block: Block, layer: int, held: Any) -> LayerTwin:
-    return (StageTwin if isinstance(block, Stage) else LayerTwin)(module, block, layer, held)
+    if isinstance(block, Stage):
+        return StageTwin(module, block, layer, held)
+    return LayerTwin(module, block, layer, held)
 
 
 def _renewed_layer(block: Block, layer: int) -> LayerTwin | None:
@@ -92,21 +94,13 @@ def _renewed(twin: Any, tensors: list[Tensor], make: Callable[[ModuleType], T]) 
     module = native.module()
     if module is None or any(tensor.device.type != "cpu" for tensor in tensors):
         return None
-    if twin is not None and twin.places == _places(tensors):
+    if twin is not None and twin.places == places(tensors):
         return twin
     try:
         return make(module)
     except UnsupportedError as error:
         _say_plain(error)
         return None
-
-
-def _places(tensors: Iterable[Tensor]) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
-
-
-class UnsupportedError(ValueError):
-    """What the native module cannot run."""
 
 
 def _check(config: Config) -> None:
@@ -120,38 +114,6 @@ def _check(config: Config) -> None:
         raise UnsupportedError(f"hc_mult = {config.hc_mult} is more than 8")
 
 
-def matrix(module: ModuleType, weight: Tensor, scale: Tensor | None = None) -> Any:
-    """A stored weight as the native module sees it: its bytes, not a copy."""
-    data = weight.detach().contiguous()
-    rows, columns = data.shape
-    raw = data.view(torch.uint8)
-    if data.dtype is torch.int8:
-        if scale is None or scale.dtype is not torch.float8_e8m0fnu:
-            raise UnsupportedError("an FP4 weight has scales that are no E8M0 bytes")
-        return module.Matrix("fp4", rows, 2 * columns, raw, scale.contiguous().view(torch.uint8))
-    if data.dtype is torch.float8_e4m3fn:
-        assert scale is not None
-        factors = scale.float().contiguous()
-        if not _are_usual(factors):
-            raise UnsupportedError("an FP8 weight has scales that are no powers of two near 1")
-        return module.Matrix("fp8", rows, columns, raw, None, factors)
-    names = {torch.bfloat16: "bf16", torch.float32: "f32"}
-    if data.dtype not in names:
-        raise UnsupportedError(f"a weight is {data.dtype}")
-    return module.Matrix(names[data.dtype], rows, columns, raw)
-
-
-def _are_usual(scales: Tensor) -> bool:
-    """Whether all are powers of two, 2^-64 … 2^64: exponents can be added without overflow."""
-    raw = scales.view(torch.int32)
-    exponents = (raw >> 23) - 127  # from 129 on where it is infinite or NaN, negative if below 0
-    return not ((raw & 0x7FFFFF).any() or (exponents.abs() > 64).any())
-
-
-def _floats(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().contiguous()
-
-
 class LayerTwin:
     """One block's two sub-layers."""
 
@@ -159,7 +121,7 @@ class LayerTwin:
         config = block.config
         self.module, self.config, self.layer = module, config, layer
         self.precision, self.ratio, self.held = block.precision, block.attn.ratio, held
-        self.places = _places(self.reads(block))
+        self.places = places(self.reads(block))
         self.seen: WeakKeyDictionary[LayerState, Seen] = WeakKeyDictionary()
         self.native = module.Layer(exact=block.precision.mode == "exact")
         for name in INTEGERS.split():
@@ -195,7 +157,7 @@ class LayerTwin:
         return [*block.parameters(), *block.buffers(), *experts.tensors()]
 
     def _vector(self, name: str, tensor: Tensor) -> None:
-        self.native.vector(name, _floats(tensor))
+        self.native.vector(name, floats(tensor))
 
     def _matrix(self, name: str, weight: Tensor, scale: Tensor | None = None) -> None:
         self.native.matrix(name, matrix(self.module, weight, scale))
@@ -211,7 +173,7 @@ class LayerTwin:
 
     def _hyper(self, block: Block) -> None:
         for part in ("attn", "ffn"):
-            self._matrix(f"hc_{part}_fn", _floats(getattr(block, f"hc_{part}_fn")))
+            self._matrix(f"hc_{part}_fn", floats(getattr(block, f"hc_{part}_fn")))
             for name in ("base", "scale"):
                 self._vector(f"hc_{part}_{name}", getattr(block, f"hc_{part}_{name}"))
 
@@ -268,15 +230,46 @@ class LayerTwin:
 
 
 class StageTwin(LayerTwin):
-    """A stage of a block draft: its experts. A block's attention is left to the plain operators."""
+    """A stage of a block draft, and of the first and the last what they have beside it."""
 
-    def __init__(self, module: ModuleType, block: Block, layer: int, held: Any = None):
-        super().__init__(module, block, layer, held)
-        self.plain = block.attend
+    def __init__(self, module: ModuleType, stage: Stage, layer: int, held: Any = None):
+        super().__init__(module, stage, layer, held)
+        if stage.is_first:
+            self.context = module.Context(
+                exact=stage.precision.mode == "exact",
+                eps=stage.main_norm.eps,
+                proj=matrix(
+                    module, stage.main_proj.weight, getattr(stage.main_proj, "scale", None)
+                ),
+                norm=floats(stage.main_norm.weight),
+            )
+        if stage.is_last:
+            markov, sure = stage.markov_head, stage.confidence_head
+            heads = (markov.markov_w1.weight, markov.markov_w2.weight, sure.proj.weight)
+            self.markov = module.Markov(*(matrix(module, weight) for weight in heads))
 
-    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
-        """Block.attend itself."""
-        return self.plain(x, span, state)
+    def main_x(self, main_hidden: Tensor, span: Span) -> Tensor:
+        """Stage.main_x, of the span's tokens alone."""
+        call = span.once(CALL, lambda: Call(self.module, span))
+        x = main_hidden.new_empty(*main_hidden.shape[:2], self.config.hidden_size)
+        hidden = imported(self.module, main_hidden.contiguous())
+        self.context.rows(call.span, hidden, imported(self.module, x))
+        return x
+
+    def remember(self, main_x: Tensor, span: Span, state: LayerState) -> None:
+        """Stage.remember."""
+        call = span.once(CALL, lambda: Call(self.module, span))
+        x = imported(self.module, main_x.contiguous())
+        self.native.remember(self._stores(state, span), call.span, x)
+
+    def correct(self, token: Tensor, k: int, hidden: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """Stage.correct."""
+        b, _, vocabulary = base.shape
+        logits, confidence = base.new_empty(b, vocabulary), base.new_empty(b)
+        tensors = (hidden.contiguous(), base.contiguous(), logits, confidence)
+        ids = imported(self.module, token.long().contiguous())
+        self.markov.correct(ids, k, *(imported(self.module, tensor) for tensor in tensors))
+        return logits, confidence
 
 
 CALL = ("call",)  # Span.once
@@ -289,9 +282,9 @@ class Call:
         native.use_threads(module)
         slots = [place.slot for place in span.places]
         tables = [place.pages for place in span.places]
-        stored = not isinstance(span, BlockSpan)
-        lengths = span.lengths if stored else [span.n] * len(span.starts)
-        self.span = module.Span(span.n, span.starts, lengths, slots, tables)
+        block = isinstance(span, BlockSpan)
+        lengths = [span.n] * len(span.starts) if block else span.lengths
+        self.span = module.Span(span.n, span.starts, lengths, slots, tables, block)
         self.module = module
         self.x: Tensor | None = None
         self.ids: Tensor | None = None
@@ -307,11 +300,6 @@ class Call:
     def take_ids(self, ids: Tensor) -> None:
         """Token ids."""
         self.ids, self.tokens = ids, imported(self.module, ids.long().contiguous())
-
-
-def imported(module: ModuleType, tensor: Tensor) -> Any:
-    """A tensor of any kind as the native module sees it, which looks at its kind at each call."""
-    return module.Tensor(to_dlpack(tensor.detach()))
 
 
 class Seen:
@@ -330,37 +318,58 @@ def _stored(state: CompressorState | None) -> tuple[Tensor | None, Tensor | None
 
 
 class HeadTwin:
-    """Streams to logits."""
+    """Streams to logits, by the model's own head and by that of its draft."""
 
     def __init__(self, module: ModuleType, model: Transformer):
+        self.module, self.vocabulary = module, model.config.vocab_size
+        self.places = places(self.reads(model))
+        self.native, *self.of_draft = (self._head(model, owner) for owner in self.owners(model))
+
+    @staticmethod
+    def owners(model: Transformer) -> list[StreamHead]:
+        """Who holds a head."""
+        return [model, *(cast(StreamHead, block) for block in model.mtp[-1:])]
+
+    @classmethod
+    def reads(cls, model: Transformer) -> list[Tensor]:
+        """Every tensor of the heads."""
+        found: list[Tensor] = [model.head.weight]
+        for owner in cls.owners(model):
+            found += [owner.hc_head_fn, owner.hc_head_scale, owner.hc_head_base, owner.norm.weight]
+        return found
+
+    def _head(self, model: Transformer, owner: StreamHead) -> Any:
         config = model.config
-        self.module, self.vocabulary = module, config.vocab_size
-        self.places = _places(self.reads(model))
-        self.native = module.Head(
+        return self.module.Head(
             exact=model.mode == "exact",
             streams=config.hc_mult,
             d=config.hidden_size,
             eps=config.hc_eps,
             norm_eps=config.rms_norm_eps,
-            fn=matrix(module, _floats(model.hc_head_fn)),
-            scale=_floats(model.hc_head_scale),
-            base=_floats(model.hc_head_base),
-            norm=_floats(model.norm.weight),
-            weight=matrix(module, model.head.weight),
+            fn=matrix(self.module, floats(owner.hc_head_fn)),
+            scale=floats(owner.hc_head_scale),
+            base=floats(owner.hc_head_base),
+            norm=floats(owner.norm.weight),
+            weight=matrix(self.module, model.head.weight),
         )
-
-    @staticmethod
-    def reads(model: Transformer) -> list[Tensor]:
-        """Every tensor of the head."""
-        hyper = (model.hc_head_fn, model.hc_head_scale, model.hc_head_base)
-        return [*hyper, model.norm.weight, model.head.weight]
 
     def logits(self, streams: Tensor) -> Tensor:
         """Transformer.logits."""
+        return self._run(self.native, streams)
+
+    def draft_logits(self, streams: Tensor) -> tuple[Tensor, Tensor]:
+        """Transformer.draft_logits."""
+        hidden = torch.empty(*streams.shape[:-2], streams.shape[-1])  # float32 [.., d]
+        logits = self._run(self.of_draft[0], streams, hidden.view(1, -1, hidden.shape[-1]))
+        return hidden, logits
+
+    def _run(self, head: Any, streams: Tensor, hidden: Tensor | None = None) -> Tensor:
         native.use_threads(self.module)
         out = torch.empty(*streams.shape[:-2], self.vocabulary)  # float32 [.., vocab]
         x = streams.reshape(1, -1, *streams.shape[-2:])
-        self.native.logits(
-            imported(self.module, x), imported(self.module, out.view(1, -1, self.vocabulary))
+        written = (out.view(1, -1, self.vocabulary), hidden)
+        head.logits(
+            imported(self.module, x),
+            *(each if each is None else imported(self.module, each) for each in written),
         )
         return out

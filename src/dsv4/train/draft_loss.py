@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dsv4.model.cache import LayerState, SequenceState
-from dsv4.model.draft import block_hidden, stages_of
+from dsv4.model.draft import block_streams, stages_of
 from dsv4.model.span import BlockSpan, Span
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import IGNORE
@@ -73,15 +73,14 @@ def draft_loss(model: Transformer, ids: Tensor, targets: Tensor, anchors: Tensor
     labels = torch.where(place < n, targets[sequence, inside], IGNORE).flatten(0, 1)
 
     whole = Span([0] * b, n, [n] * b, config.sliding_window, ids.device, [])
-    x = stages[0].main_x(means)
+    x = stages[0].main_x(means, whole)
     context = [_Gathered(stage.attn.window_rows(x, whole), anchors) for stage in stages]
     places = [SequenceState(0)] * anchors.numel()
     starts = anchors.flatten().tolist()
     span = BlockSpan(starts, block, config.sliding_window, ids.device, places)
     first = ids.gather(1, anchors).flatten()
-    hidden = block_hidden(model, first, span, cast("list[LayerState]", context))  # [b · a, B, d]
-
-    last = stages[-1]
+    last, states = stages[-1], cast("list[LayerState]", context)
+    hidden = last.fold(block_streams(model, first, span, states))  # [b · a, B, d]
     row = last.markov_head.row(ids[sequence, inside].flatten(0, 1))  # [b · a, B, R]
     logits = model.head(last.norm(hidden)) + last.markov_head(row)
     with torch.no_grad():

@@ -1,12 +1,14 @@
 """Speculative decoding is lossless: the same tokens when greedy, the same distribution when not."""
 
+import copy
+
 import pytest
 import torch
 
 import dsv4
 from dsv4.generation import prefill
 from dsv4.model.draft import Proposal
-from dsv4.sampling import Sampling, probabilities
+from dsv4.sampling import Sampling, probabilities, sample
 from dsv4.speculate import drafter, step, token_ids
 
 DSPARK = {
@@ -225,3 +227,59 @@ def test_sampled_tokens_are_distributed_as_without_drafts(make_model, threshold,
 def test_a_seed_repeats_and_neighbours_do_not_matter(make_model, prompts):
     model, sampling = make_model(**DSPARK).cpu(), Sampling(seed=5, max_tokens=12)
     assert speculated(model, prompts, sampling) == speculated(model, prompts, sampling)
+
+
+MIXED = [
+    Sampling(seed=1),
+    Sampling(temperature=0),
+    Sampling(seed=2, temperature=0.7, top_k=9),
+    Sampling(seed=3, top_p=0.8),
+]
+
+
+@pytest.mark.parametrize("most", [[4, 4, 2, None], [0, 3, 0, 0], [1, 0, None, 2]])
+def test_a_sequence_steps_alike_alone_and_in_a_batch(most, dspark_folder):
+    """Its tokens, what stood, and how many random numbers were spent on it."""
+    model = dsv4.load(dspark_folder)
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(3, 8000, (n,), generator=generator).tolist() for n in (9, 1, 30, 4)]
+
+    def steps(some):
+        cache, drafts = model.new_cache(len(some)), drafter(model, len(some))
+        generators = [MIXED[b].generator(b) for b in some]
+        logits = prefill(model, [prompts[b] for b in some], cache, read=drafts.read)
+        anchors, found = logits.argmax(-1).tolist(), []
+        for _ in range(2):
+            done = step(
+                model,
+                cache,
+                drafts,
+                anchors,
+                [most[b] for b in some],
+                [MIXED[b] for b in some],
+                generators,
+            )
+            anchors = [ids[-1] if ids else a for ids, a in zip(done.ids, anchors, strict=True)]
+            found.append(list(zip(done.ids, done.verified, done.accepted, strict=True)))
+        return found, [each.random() for each in generators]
+
+    together, left = steps(range(4))
+    for b in range(4):
+        alone, number = steps([b])
+        assert alone == [[row[b]] for row in together]
+        assert MIXED[b].greedy or number == [left[b]]
+
+
+def test_nothing_is_drafted_that_nobody_may_use(model, prompts):
+    cache, drafts = model.new_cache(3), drafter(model, 3)
+    logits = prefill(model, prompts, cache, read=drafts.read)
+    anchors, samplings = logits.argmax(-1).tolist(), [GREEDY, Sampling(seed=1), GREEDY]
+    with torch.no_grad():
+        rows = model(logits.argmax(-1, keepdim=True), copy.deepcopy(cache))
+    proposed = []
+    drafts.propose = lambda *arguments: proposed.append(arguments)
+    generators = [sampling.generator() for sampling in samplings]
+    done = step(model, cache, drafts, anchors, [0, 0, None], samplings, generators)
+    assert not proposed and done.verified == done.accepted == [0, 0, 0]
+    drawn = sample(rows[1], [samplings[1]], [samplings[1].generator()])
+    assert done.ids == [[rows[0, 0].argmax().item()], drawn, []]

@@ -103,7 +103,7 @@ class MTPDrafter:
         before = list(self.cache.lengths)
         streams = self.model.draft_streams(self.waiting, anchors.unsqueeze(1), self.cache)
         self.cache.truncate(before)
-        logits = self.model.head(self.model.draft_hidden(streams))  # [b, 1, V]
+        _, logits = self.model.draft_logits(streams)  # [b, 1, V]
         sure = logits.new_full((len(anchors), 1), torch.inf)
         return Proposal(choose(logits[:, 0]).unsqueeze(1), logits, sure)
 
@@ -133,59 +133,126 @@ def step(
 
     `anchors[b]` is the token at position cache.lengths[b]; `most[b]` bounds its drafts (0: none are
     verified, None: the sequence rests). Drafts from the first on whose confidence is below
-    `threshold` are left out. The tokens end at EOS; the last of them is the next anchor.
+    `threshold` are left out; none are made where no bound is above 0. The tokens end at EOS; the
+    last of them is the next anchor.
     """
-    awake = [b for b, bound in enumerate(most) if bound is not None]
     column = torch.tensor(anchors, device=model.device)
-
-    def choose(logits: Tensor) -> Tensor:
-        chosen = column.clone()
-        drawn = sample(logits[awake], [samplings[b] for b in awake], [generators[b] for b in awake])
-        chosen[awake] = torch.tensor(drawn, device=chosen.device)
-        return chosen
-
-    proposal = drafter.propose(column, choose)
-    sure = confident(proposal.confidence, threshold).tolist()
-    counts = [min(bound or 0, n) for bound, n in zip(most, sure, strict=True)]
-    ids = torch.cat((column.unsqueeze(1), proposal.ids), dim=1)[:, : max(counts) + 1]
+    ids, drafted, counts = column.unsqueeze(1), None, [0] * len(anchors)
+    if any(most):
+        wanting = [b for b, bound in enumerate(most) if bound]
+        proposal = drafter.propose(column, _chooser(column, wanting, samplings, generators))
+        sure = confident(proposal.confidence, threshold).tolist()
+        counts = [min(bound or 0, n) for bound, n in zip(most, sure, strict=True)]
+        ids = torch.cat((ids, proposal.ids), dim=1)[:, : max(counts) + 1]
+        drafted = proposal.logits
     before = list(cache.lengths)
-    lengths = [n + 1 if b in awake else 0 for b, n in enumerate(counts)]
+    lengths = [0 if bound is None else n + 1 for bound, n in zip(most, counts, strict=True)]
     streams, targets = model.streams_and_targets(ids, cache, lengths)
     logits = model.logits(streams)  # [b, n + 1, V]
+    accepted, last = [0] * len(anchors), list(anchors)
+    awake = [b for b, bound in enumerate(most) if bound is not None]
+    for accept, greedy in ((_accept_greedy, True), (_accept_sampled, False)):
+        some = [b for b in awake if samplings[b].greedy is greedy]
+        if some:
+            verified = Verified(
+                ids[some, 1:],
+                None if drafted is None else drafted[some, : ids.shape[1] - 1],
+                logits[some],
+                [counts[b] for b in some],
+                [samplings[b] for b in some],
+                [generators[b] for b in some],
+            )
+            standing, tokens = accept(verified)
+            for b, m, token in zip(some, standing.tolist(), tokens.tolist(), strict=True):
+                accepted[b], last[b] = m, token
     emitted: list[list[int]] = [[] for _ in anchors]
-    accepted = [0 for _ in anchors]
+    drafts = ids[:, 1:].tolist()
     for b in awake:
-        n = counts[b]
-        drafts, rows, drafted = ids[b, 1 : n + 1], logits[b, : n + 1], proposal.logits[b, :n]
-        accepted[b], last = _verify(drafts, drafted, rows, samplings[b], generators[b])
-        tokens = [*drafts[: accepted[b]].tolist(), last]
-        emitted[b] = _until(tokens, model.config.eos_token_id)
+        emitted[b] = _until([*drafts[b][: accepted[b]], last[b]], model.config.eos_token_id)
     kept = [len(tokens) for tokens in emitted]  # the anchor, and all of them but the last
     cache.truncate([length + n for length, n in zip(before, kept, strict=True)])
     drafter.read(ids, streams, targets, kept)
     return Step(emitted, counts, accepted)
 
 
-def _verify(
-    drafts: Tensor,
-    drafted: Tensor,
-    rows: Tensor,
-    sampling: Sampling,
-    generator: np.random.Generator,
-) -> tuple[int, int]:
-    """drafts [n], the logits they came from [n, V], the model's [n + 1, V] → how many stand, and
-    the token after them."""
-    n = len(drafts)
-    count = torch.tensor(n, device=drafts.device)
-    if sampling.greedy:
-        best = sample(rows, [sampling] * (n + 1), [generator] * (n + 1))
-        standing, token = accept_greedy(drafts, torch.tensor(best, device=drafts.device), count)
-        return int(standing), int(token)
-    p = probabilities(rows, [sampling] * (n + 1))
-    q = probabilities(drafted, [sampling] * n) if n else p[:0]
-    coins = torch.from_numpy(generator.random(n)).to(p.device)
-    standing, rest = accept_sampled(drafts, q, p, coins, count)
-    return int(standing), int(draw(rest.unsqueeze(0), [generator.random()]))
+def _chooser(
+    anchors: Tensor,
+    wanting: list[int],
+    samplings: Sequence[Sampling],
+    generators: Sequence[np.random.Generator],
+) -> Choose:
+    """Draws the drafts of the sequences `wanting`; the others' drafts are their anchors, unused, so
+    that no random number of theirs is spent."""
+
+    def choose(logits: Tensor) -> Tensor:
+        drawn = sample(
+            logits[wanting], [samplings[b] for b in wanting], [generators[b] for b in wanting]
+        )
+        chosen = anchors.clone()
+        chosen[wanting] = torch.tensor(drawn, device=chosen.device)
+        return chosen
+
+    return choose
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Drafts int64 [b, n] of some sequences, the logits that they came from [b, n, V] (None where
+    n is 0), the model's own [b, n + 1, V], and how many drafts of each are looked at."""
+
+    drafts: Tensor
+    drafted: Tensor | None
+    rows: Tensor
+    counts: list[int]
+    samplings: list[Sampling]
+    generators: list[np.random.Generator]
+
+    @property
+    def count(self) -> Tensor:
+        """`counts` [b]."""
+        return torch.tensor(self.counts, device=self.rows.device)
+
+    @property
+    def real(self) -> Tensor:
+        """Which of the model's rows count: bool [b, n + 1]."""
+        column = torch.arange(self.rows.shape[1], device=self.rows.device)
+        return column <= self.count.unsqueeze(1)
+
+    def settings(self, more: int) -> list[Sampling]:
+        """Each sequence's, once for each of its first counts + `more` rows."""
+        pairs = zip(self.samplings, self.counts, strict=True)
+        return [sampling for sampling, n in pairs for _ in range(n + more)]
+
+
+def _accept_greedy(v: Verified) -> tuple[Tensor, Tensor]:
+    """How many drafts stand, int64 [b], and the tokens after them [b]."""
+    settings = v.settings(1)
+    found = sample(v.rows[v.real], settings, [v.generators[0]] * len(settings))  # draws no number
+    best = _spread(torch.tensor(found, device=v.rows.device), v.real)
+    return accept_greedy(v.drafts, best, v.count)
+
+
+def _accept_sampled(v: Verified) -> tuple[Tensor, Tensor]:
+    """The same where tokens are drawn: a number for each draft that is looked at, then one more."""
+    p = _spread(probabilities(v.rows[v.real], v.settings(1)), v.real)  # [b, n + 1, V]
+    q = p[:, :0]
+    if v.drafted is not None:
+        looked_at = v.real[:, 1:]
+        q = _spread(probabilities(v.drafted[looked_at], v.settings(0)), looked_at)  # [b, n, V]
+    pairs = zip(v.generators, v.counts, strict=True)
+    drawn = np.concatenate([generator.random(n + 1) for generator, n in pairs])
+    numbers = _spread(torch.from_numpy(drawn).to(p.device), v.real)  # [b, n + 1]
+    standing, rest = accept_sampled(v.drafts, q, p, numbers[:, :-1], v.count)
+    return standing, draw(rest, numbers.gather(1, v.count.unsqueeze(1)).flatten().tolist())
+
+
+def _spread(values: Tensor, real: Tensor) -> Tensor:
+    """values [rows, ..] → [*real.shape, ..]: in turn where `real` is, zeros elsewhere."""
+    if bool(real.all()):
+        return values.view(*real.shape, *values.shape[1:])
+    out = values.new_zeros(*real.shape, *values.shape[1:])
+    out[real] = values
+    return out
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

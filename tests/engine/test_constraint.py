@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,15 @@ def allowed(constraint):
     return allowed_ids(words[0], VOCAB)
 
 
+def accept(constraint, *ids):
+    """Whether the ids come one after another; those before the first that may not are accepted."""
+    for i in ids:
+        if i not in allowed(constraint):
+            return False
+        constraint.accept(i)
+    return True
+
+
 @pytest.mark.parametrize("mode", ["chat", "thinking"])
 @pytest.mark.parametrize("choice", ["none", "auto", "required", NAMED])
 def test_random_replies_are_read_by_the_strict_parser(constraints, mode, choice):
@@ -104,8 +116,9 @@ def test_a_forced_call_ends_by_itself(constraints):
         assert len(row.sampled) < 100
     assert allowed(constraint) == [EOS]
     (token,) = choose(flat, [row])  # whatever the model would rather say
-    assert token.id == EOS and constraint.closed and allowed(constraint) == []
-    assert not constraint.accept(EOS)
+    assert token.id == EOS and constraint.closed
+    with pytest.raises(ValueError, match="no token come"):
+        allowed(constraint)
 
 
 def test_control_tokens_come_only_where_the_grammar_spells_them(constraints):
@@ -119,17 +132,16 @@ def test_control_tokens_come_only_where_the_grammar_spells_them(constraints):
         ids = allowed(constraints.compile(tag(form)))
         assert [i for i in ids if i in control or i > TOKENIZER.largest_id] == [EOS], form
     string = constraints.compile(tag({"type": "json_schema", "json_schema": {"type": "string"}}))
-    assert string.accept(*TOKENIZER.encode('"'))
+    assert accept(string, *TOKENIZER.encode('"'))
     assert not set(control) & set(allowed(string))
     thinking = constraints.compile(reply_grammar(TOOLS, "auto", "thinking"))
     end, dsml = TOKENIZER.token_id(c.END_THINK), TOKENIZER.token_id(c.DSML)
     assert set(allowed(thinking)) & set(control) == {end}
     letters = TOKENIZER.encode("</think>")
-    assert not all(thinking.accept(i) for i in letters)
-    assert thinking.accept(end)
+    assert not accept(thinking, *letters)
+    assert accept(thinking, end)
     assert set(allowed(thinking)) & set(control) == {EOS}
-    for i in TOKENIZER.encode("hi\n\n<"):
-        assert thinking.accept(i)
+    assert accept(thinking, *TOKENIZER.encode("hi\n\n<"))
     assert set(allowed(thinking)) & set(control) == {EOS, dsml}
 
 
@@ -153,7 +165,7 @@ def test_ids_can_be_taken_back(constraints):
     constraint = constraints.compile(tag({"type": "regex", "pattern": "[a-z]{3}"}))
     before = allowed(constraint)
     ids = [*TOKENIZER.encode("abc"), EOS]
-    assert all(constraint.accept(i) for i in ids) and constraint.closed
+    assert accept(constraint, *ids) and constraint.closed
     constraint.rollback(1)
     assert constraint.ended and not constraint.closed
     constraint.rollback(len(ids) - 1)
@@ -204,6 +216,82 @@ def test_bad_grammars_are_told_in_one_line(constraints, form, words):
     with pytest.raises(ValueError, match=words) as raised:
         constraints.compile(tag(form))
     assert "\n" not in str(raised.value) and ".cc" not in str(raised.value)
+
+
+def test_a_wrong_id_is_told_at_the_next_mask(constraints):
+    constraint = constraints.compile(tag({"type": "regex", "pattern": "[0-9]+"}))
+    constraint.accept(TOKENIZER.encode("a")[0])
+    with pytest.raises(ValueError, match="does not let token"):
+        allowed(constraint)
+
+
+AMBIGUOUS = {"type": "regex", "pattern": "((a{0,100}){0,100}){0,100}"}
+
+
+def test_an_ambiguous_expression_fails_its_job_alone(monkeypatch):
+    monkeypatch.setattr("dsv4.engine.constraint.FIRST", 0.2)
+    monkeypatch.setattr("dsv4.engine.constraint.EACH", 0.0)
+    own = Constraints(TOKENIZER, VOCAB, [EOS])
+    constraint = own.compile(tag(AMBIGUOUS))
+    bad, good = Row(Job([0]), constraint), Row(Job([0], Sampling(temperature=0)))
+    logits = torch.zeros(2, VOCAB)
+    logits[:, TOKENIZER.encode("aa")] = 50
+    for _ in range(40):
+        first, second = choose(logits, [bad, good])
+        assert second.id == TOKENIZER.encode("aa")[0]
+        if isinstance(first, Exception):
+            break
+    assert "less ambiguous" in str(first)
+    constraint.rollback(3)
+    with pytest.raises(ValueError, match="less ambiguous"):  # it stays so
+        allowed(constraint)
+    assert allowed(own.compile(tag({"type": "regex", "pattern": "b"})))
+
+
+def test_a_slow_compilation_is_given_up_and_blocks_nobody(monkeypatch):
+    own = Constraints(TOKENIZER, VOCAB, [EOS])
+    own.compile(tag({"type": "regex", "pattern": "a"}))
+    monkeypatch.setattr("dsv4.engine.constraint.COMPILING", 0.05)
+    wide = {"type": "regex", "pattern": "|".join(f"w{n}.*" for n in range(6000))}
+    for _ in range(2):  # the second time it is known at once
+        with pytest.raises(ValueError, match="not compiled within"):
+            own.compile(tag(wide))
+    monkeypatch.setattr("dsv4.engine.constraint.COMPILING", 60.0)
+    assert allowed(own.compile(tag({"type": "const_string", "value": "b"})))
+    monkeypatch.setattr(own._patience, "left", 1)
+    with pytest.raises(ValueError, match="try later"):
+        own.compile(tag({"type": "const_string", "value": "c"}))
+    assert allowed(own.compile(tag({"type": "regex", "pattern": "a"})))  # known
+
+
+def test_what_was_not_used_for_longest_is_forgotten(monkeypatch):
+    own = Constraints(TOKENIZER, VOCAB, [EOS])
+    forms = [tag({"type": "const_string", "value": letter}) for letter in "abc"]
+    for form in forms:
+        own.compile(form)
+    own.compile(forms[0])
+    assert len(own._known) == 3
+    monkeypatch.setattr("dsv4.engine.constraint.KEPT", 1)
+    own.compile(tag({"type": "const_string", "value": "d"}))
+    assert len(own._known) == 1
+
+
+def test_many_threads_compile(constraints):
+    def work(n):
+        return allowed(constraints.compile(tag({"type": "const_string", "value": "xyz"[n % 3]})))
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(work, range(24)))
+    assert all(found[n] == found[n % 3] for n in range(24))
+
+
+def test_only_a_grammar_needs_the_library():
+    code = (
+        "import sys, torch, dsv4.engine.constraint, dsv4.engine.sampler as s, dsv4.chat\n"
+        "s.choose(torch.zeros(1, 9), [s.Row(s.Job([1]))])\n"
+        "assert 'xgrammar' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_grammar_that_cannot_be_completed_fails_its_job_alone(constraints):

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, TimeoutError
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsv4.engine.patience import Patience
 from dsv4.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import xgrammar
 
 LARGEST = 256 * 1024  # bytes of a grammar as JSON
-DEEPEST = 120  # objects, arrays and groups of an expression inside one another
-SECONDS = 10.0  # of compiling that are waited for
+DEEPEST = 120  # brackets inside one another
+COMPILING = 10.0  # seconds that compiling may take
+FIRST, EACH = 2.0, 0.02  # seconds that matching may take: of a reply, and of each token more
 KEPT = 256 << 20  # bytes of compiled grammars
-ABANDONED = 4  # compilations that may go on without anyone who waits
+LEFT = 4  # compilations and matches that were given up and go on
 
 _MARK = "\U0010ffff"  # no text holds it: Unicode says it is no character
 _CONTROL = b"\xff" + _MARK.encode()  # how xgrammar sees a control token
@@ -39,47 +39,87 @@ Format = dict[str, Any]
 
 
 class Constraint:
-    """What one reply may go on with. Ids are accepted one by one, and can be taken back."""
+    """What one reply may go on with. Ids are accepted one by one, and can be taken back.
 
-    def __init__(self, matcher: xgrammar.GrammarMatcher, vocab_size: int, end_ids: Sequence[int]):
-        self._matcher, self._vocab_size, self._end_ids = matcher, vocab_size, list(end_ids)
+    Whoever accepts an id has seen its bit in the mask. Matching an ambiguous grammar can take any
+    time: a reply whose grammar took more than FIRST + EACH · ids seconds has failed for good.
+    """
+
+    def __init__(
+        self,
+        matcher: xgrammar.GrammarMatcher,
+        vocab_size: int,
+        end_ids: Sequence[int],
+        patience: Patience,
+    ):
+        self._matcher, self._vocab_size, self._end_ids = matcher, vocab_size, frozenset(end_ids)
+        self._patience = patience
+        self._waiting: list[int] = []  # accepted, not yet given to the matcher
+        self._matched = 0
+        self._spent = 0.0
+        self._failed: ValueError | None = None
+        self.closed = False  # an end token was accepted: nothing may come
 
     def mask(self, words: Tensor, row: int = 0) -> None:
         """Set the bits of words int32 [rows, ⌈vocab/32⌉][row]: 1 for an id that may come.
 
-        Raises ValueError where none may: the grammar cannot be completed.
+        Raises ValueError where none may, since the grammar cannot be completed or has ended, for an
+        id that should not have been accepted, and when matching takes too long.
         """
-        if self.closed:
-            words[row] = 0
-            return
-        self._matcher.fill_next_token_bitmask(words, row)
-        if not bool(words[row].any()):
+        if self._failed is not None:
+            raise self._failed
+        new = words.new_zeros(1, words.shape[-1])  # a thread that was left behind may write it
+        self._patiently(lambda: self._match(new))
+        words[row] = new[0]
+        if not bool(new.any()):
             raise ValueError("the grammar lets no token come here: it cannot be completed")
 
-    def accept(self, token: int) -> bool:
-        """Go on with an id; False, and nothing changes, for one that may not come."""
-        return not self.closed and self._matcher.accept_token(token)
+    def accept(self, token: int) -> None:
+        """Go on with an id that may come."""
+        self._waiting.append(token)
+        self.closed = token in self._end_ids
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` ids."""
-        if count:
-            self._matcher.rollback(count)
-
-    @property
-    def closed(self) -> bool:
-        """An end token was accepted: nothing may come."""
-        return self._matcher.is_terminated()
+        if not count or self._failed is not None:
+            return
+        self.closed = False
+        waiting = min(count, len(self._waiting))
+        del self._waiting[len(self._waiting) - waiting :]
+        if count > waiting:
+            self._matcher.rollback(count - waiting)
+            self._matched -= count - waiting
 
     @property
     def ended(self) -> bool:
         """The grammar is complete: nothing but an end token may come."""
         if self.closed:
             return True
-        if not self._matcher.is_completed():
-            return False
         words = torch.empty(1, word_count(self._vocab_size), dtype=torch.int32)
         self.mask(words)
-        return set(allowed_ids(words[0], self._vocab_size)) <= set(self._end_ids)
+        return self._end_ids.issuperset(allowed_ids(words[0], self._vocab_size))
+
+    def _match(self, words: Tensor) -> None:
+        while self._waiting:
+            if not self._matcher.accept_token(self._waiting[0]):
+                raise ValueError(f"the grammar does not let token {self._waiting[0]} come here")
+            del self._waiting[0]
+            self._matched += 1
+        if not self._matcher.is_terminated():
+            self._matcher.fill_next_token_bitmask(words, 0)
+
+    def _patiently(self, call: Callable[[], None]) -> None:
+        allowed = FIRST + EACH * (self._matched + len(self._waiting))
+        try:
+            _, spent = self._patience.run(call, allowed - self._spent + FIRST)
+            self._spent += spent
+        except TimeoutError:
+            self._spent = allowed + FIRST
+        if self._spent > allowed:
+            self._failed = ValueError(
+                f"the grammar took more than {allowed:.1f} seconds to match: make it less ambiguous"
+            )
+            raise self._failed
 
 
 class Constraints:
@@ -91,46 +131,59 @@ class Constraints:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]):
         self.tokenizer, self.vocab_size, self.end_ids = tokenizer, vocab_size, list(end_ids)
-        self._known: OrderedDict[str, _Compilation] = OrderedDict()
+        self._known: OrderedDict[str, xgrammar.CompiledGrammar | ValueError] = OrderedDict()
         self._lock = threading.Lock()
+        self._patience = Patience(LEFT)
 
     def compile(self, tag: Mapping[str, Any], end_ids: Sequence[int] | None = None) -> Constraint:
         """A constraint at the beginning of a reply. `tag`: a structural tag in xgrammar's words;
         `end_ids` in place of the usual ones.
 
         Raises ValueError for a grammar that is no grammar, that is larger or deeper than is
-        allowed, or that takes longer than SECONDS to compile.
+        allowed, or that takes longer than COMPILING seconds to compile.
         """
         import xgrammar
 
-        grammar = self._compiled(tag)
+        grammar = self._compiled(_checked(tag))
         ends = self.end_ids if end_ids is None else list(end_ids)
         matcher = xgrammar.GrammarMatcher(grammar, override_stop_tokens=ends)
-        return Constraint(matcher, self.vocab_size, ends)
+        return Constraint(matcher, self.vocab_size, ends, self._patience)
 
-    def _compiled(self, tag: Mapping[str, Any]) -> xgrammar.CompiledGrammar:
-        key = _checked(tag)
+    def _compiled(self, text: str) -> xgrammar.CompiledGrammar:
         with self._lock:
-            work = self._known.get(key)
-            if work is None:
-                running = sum(not known.result.done() for known in self._known.values())
-                if running >= ABANDONED:
-                    raise ValueError(f"{running} grammars are being compiled: try again later")
-                work = self._known[key] = _Compilation(self, key)
-            self._known.move_to_end(key)
-        compiled = work.wait()
+            known = self._known.get(text)
+            if known is not None:
+                self._known.move_to_end(text)
+        if known is None:
+            known = self._compile(text)
+            with self._lock:
+                self._known[text] = known
+                self._forget()
+        if isinstance(known, ValueError):
+            raise ValueError(str(known))
+        return known
+
+    def _compile(self, text: str) -> xgrammar.CompiledGrammar | ValueError:
+        """The grammar, or why there is none."""
+        self._patience.check()
         with self._lock:
-            self._forget()
-        return compiled
+            compiler = self._compiler
+        tag = json.loads(text)
+        tag["format"] = _format(tag.get("format"), self.tokenizer)
+        try:
+            return self._patience.run(lambda: compiler.compile_structural_tag(tag), COMPILING)[0]
+        except TimeoutError:
+            return ValueError(
+                f"grammar: not compiled within {COMPILING:g} seconds: make it simpler"
+            )
+        except Exception as error:  # the library raises RuntimeError for whatever it cannot read
+            return ValueError(f"grammar: {_line(error)}")
 
     def _forget(self) -> None:
         """Drop what was not used for longest, down to KEPT bytes."""
-        done = [key for key, work in self._known.items() if work.result.done()]
-        held = sum(self._known[key].size for key in done)
-        for key in done[:-1]:
-            if held <= KEPT:
-                break
-            held -= self._known.pop(key).size
+        held = sum(map(_size, self._known.items()))
+        while held > KEPT and len(self._known) > 1:
+            held -= _size(self._known.popitem(last=False))
 
     @cached_property
     def _compiler(self) -> xgrammar.GrammarCompiler:
@@ -145,35 +198,6 @@ class Constraints:
             names, vocab_size=self.vocab_size, stop_token_ids=self.end_ids
         )
         return xgrammar.GrammarCompiler(tokens, max_threads=1, cache_enabled=False)
-
-
-class _Compilation:
-    """One grammar being compiled in a thread of its own, which ends when it ends."""
-
-    def __init__(self, owner: Constraints, text: str):
-        self.result: Future[xgrammar.CompiledGrammar] = Future()
-        self.size = len(text)
-        self._until = time.monotonic() + SECONDS
-        threading.Thread(target=self._run, args=(owner, text), daemon=True).start()
-
-    def _run(self, owner: Constraints, text: str) -> None:
-        try:
-            tag = _with_control_tokens(json.loads(text), owner.tokenizer)
-            with owner._lock:
-                compiler = owner._compiler
-            compiled = compiler.compile_structural_tag(tag)
-            self.size += compiled.memory_size_bytes
-            self.result.set_result(compiled)
-        except Exception as error:  # the library raises RuntimeError for whatever it cannot read
-            self.result.set_exception(ValueError(f"grammar: {_line(error)}"))
-
-    def wait(self) -> xgrammar.CompiledGrammar:
-        try:
-            return self.result.result(max(0.0, self._until - time.monotonic()))
-        except TimeoutError:
-            raise ValueError(
-                f"grammar: not compiled within {SECONDS:g} seconds: make it simpler"
-            ) from None
 
 
 def allowed_ids(words: Tensor, vocab_size: int) -> list[int]:
@@ -224,12 +248,13 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _with_control_tokens(tag: Format, tokenizer: Tokenizer) -> Format:
-    """A structural tag that asks for control tokens by id, and excludes them from free text."""
-    return {**tag, "format": _format(tag.get("format"), tokenizer)}
+def _size(known: tuple[str, xgrammar.CompiledGrammar | ValueError]) -> int:
+    text, grammar = known
+    return len(text) + (0 if isinstance(grammar, ValueError) else grammar.memory_size_bytes)
 
 
 def _format(form: Any, tokenizer: Tokenizer) -> Any:
+    """A format that asks for control tokens by id, and excludes them from free text."""
     if not isinstance(form, Mapping):
         return form
     kind = form.get("type")

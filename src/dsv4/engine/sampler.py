@@ -54,8 +54,7 @@ class Row:
         if self.penalties is not None:
             self.penalties.add(token)
         if self.constraint is not None:
-            accepted = self.constraint.accept(token)
-            assert accepted, "a token was chosen that the grammar does not let come"
+            self.constraint.accept(token)
 
     def over(self, token: int) -> bool:
         """`token` ends the reply, as far as the job says."""
@@ -204,9 +203,9 @@ def _walk(
 def _take(row: Row, draft: int, words: Tensor) -> bool:
     """Go on as if `draft` had been chosen; False where the grammar would not let it."""
     if row.constraint is not None:
-        allowed = int(words[draft // 32]) >> (draft % 32) & 1
-        if not allowed or not row.constraint.accept(draft):
+        if not int(words[draft // 32]) >> (draft % 32) & 1:
             return False
+        row.constraint.accept(draft)
     if row.penalties is not None:
         row.penalties.add(draft)
     return True

@@ -149,7 +149,8 @@ class Form:
     @classmethod
     def of(cls, config: Config, layers: Many[int], precision: Precision) -> Form:
         """The form of a cache for these layers."""
-        ratios = tuple(config.compress_ratios[layer] for layer in layers)
+        own = config.num_hidden_layers  # a draft's layers see the window alone, named or not
+        ratios = tuple(config.compress_ratios[i] if i < own else 0 for i in layers)
         entries, keys = precision.entry_rows(config), precision.key_rows(config)
         return cls(ratios, config.sliding_window, entries, keys)
 

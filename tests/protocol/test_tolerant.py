@@ -401,10 +401,11 @@ def test_damage_to_the_markup_loses_no_word(words, data):
             j = data.draw(st.integers(i, min(len(pieces[at]), i + 12)))
             new = data.draw(st.sampled_from(["", pieces[at][i:j] * 2, "<", "\n", '"', "|", ">"]))
             pieces[at] = pieces[at][:i] + new + pieces[at][j:]
-    reasoning, content, read_calls, _ = read("".join(pieces), "thinking")
+    reasoning, content, read_calls, errors = records("".join(pieces), "thinking")
     out = reasoning + content + "".join(name + arguments for name, arguments in read_calls)
-    for word in words[:8]:
-        assert out.count(word) == 1, (word, out)
+    for word in words[:8]:  # a word that a broken tag swallowed is in the record of that tag
+        swallowed = any(word in error.text for error in errors)
+        assert out.count(word) == 1 or (word not in out and swallowed), (word, out)
 
 
 @given(st.text(st.sampled_from(list("ab <>/\n|\"'{}DSML")), max_size=80))

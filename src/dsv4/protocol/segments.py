@@ -8,7 +8,7 @@ tokenizer needs so that a user who types a role's token does not become that rol
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from dsv4.protocol.constants import CONTROL_RE
@@ -38,6 +38,19 @@ class Own(str):
     __slots__ = ()
 
 
+class Spelt(str):
+    """Text whose ids are known: those that the model itself chose for it."""
+
+    __slots__ = ("ids",)
+    ids: Sequence[int]
+
+    def __new__(cls, text: str, ids: Sequence[int]) -> Spelt:
+        """`text` and its ids."""
+        made = super().__new__(cls, text)
+        made.ids = ids
+        return made
+
+
 class Wire:
     """A prompt as it is written: `put` takes the protocol's own text, `say` anyone else's."""
 
@@ -59,6 +72,10 @@ class Wire:
         out: list[Segment] = []
         plain: list[str] = []
         for text in self._parts:
+            if type(text) is Spelt:
+                out += [*_joined(plain), Segment(text, False)]
+                plain = []
+                continue
             pattern = CONTROL_RE if type(text) is Own else in_text
             for number, piece in enumerate(pattern.split(text) if pattern else (text,)):
                 if number % 2 == 0:
@@ -82,6 +99,9 @@ def to_ids(segments: Iterable[Segment], tokenizer: TextEncoder) -> list[int]:
     """
     ids: list[int] = []
     for text, control in segments:
+        if type(text) is Spelt:
+            ids += text.ids
+            continue
         ids += [tokenizer.token_id(text)] if control else tokenizer.encode(unicode_text(text))
     return ids
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dsv4.engine.request import Finished, Handle, Token, Usage
 from dsv4.protocol.constants import DSML, END_THINK, EOS
 from dsv4.protocol.deltas import CallStart, Content, Delta, Reasoning
+from dsv4.protocol.stream import StreamParser
 from dsv4.server.names import call_id
 from dsv4.tokenizer import Tokenizer
 
@@ -210,6 +211,22 @@ class Reply:
             handle = self._handle if self.end is None else None
         if handle is not None:
             handle.cancel()
+
+    def message(self) -> dict[str, Any] | None:
+        """The message of a reply that was said as the protocol has it, its calls with their ids;
+        None of one that was mended, cut inside a call, or ended by a stop string.
+        """
+        parser, end = self._parser, self.end
+        if not isinstance(parser, StreamParser) or end is None or parser.stopped_by is not None:
+            return None
+        message = parser.finish()
+        kinds = {error.kind for error in parser.errors}
+        cut = end.reason == "length" and not message["tool_calls"]
+        if end.reason not in ("stop", "length") or kinds - ({"truncated"} if cut else set()):
+            return None
+        for known, call in zip(self.call_ids, message["tool_calls"], strict=True):
+            call["id"] = known
+        return message
 
     @property
     def finish_reason(self) -> str:

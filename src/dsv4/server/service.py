@@ -30,6 +30,7 @@ from dsv4.server.names import new_id
 from dsv4.server.reply import Inbox, marks_of
 from dsv4.server.responses import ResponsesWriter, given_of
 from dsv4.server.settings import Settings
+from dsv4.server.spelling import Spellings
 from dsv4.server.store import Store
 from dsv4.server.writer import Writer
 from dsv4.tokenizer import Tokenizer
@@ -53,6 +54,7 @@ class Service:
         self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
         self.metrics = Metrics(engine)
         self.store = Store(settings.stored, settings.stored_bytes)
+        self.spellings = Spellings(tokenizer)
         self._threads = ThreadPoolExecutor(4, "dsv4-request")
         self._options = RequestOptions(
             models=None if settings.any_model else settings.models,
@@ -80,8 +82,8 @@ class Service:
         extras = read_extras(body, self.settings.max_choices)
         request = from_openai({**body, "n": None}, self._options)
         exchange = self._exchange("chatcmpl-", request.model, inbox)
-        self._submit(exchange, request, extras)
-        return Answer(exchange, ChatWriter(exchange, request), request.stream)
+        done = self._submit(exchange, request, extras)
+        return Answer(exchange, ChatWriter(exchange, request), request.stream, done)
 
     def messages(self, data: bytes, inbox: Inbox) -> Answer:
         """Messages."""
@@ -94,13 +96,13 @@ class Service:
             extras = replace(extras, parallel_tool_calls=False)
         request = from_anthropic(body, self._options)
         exchange = self._exchange("msg_", request.model, inbox)
-        self._submit(exchange, request, extras)
-        return Answer(exchange, MessagesWriter(exchange, request), request.stream)
+        done = self._submit(exchange, request, extras)
+        return Answer(exchange, MessagesWriter(exchange, request), request.stream, done)
 
     def count_tokens(self, data: bytes) -> int:
         """How many tokens a Messages request's prompt has."""
         request = from_anthropic({**self._body(data), "max_tokens": None}, self._options)
-        return len(request.ids(self.tokenizer))
+        return len(request.ids(self.tokenizer, spelt=self.spellings.of))
 
     def responses(self, data: bytes, inbox: Inbox) -> Answer:
         """Responses."""
@@ -114,10 +116,11 @@ class Service:
             asked["input"] = items
         request = from_responses(asked, self._options)
         exchange = self._exchange("resp_", request.model, inbox)
-        self._submit(exchange, request, extras)
+        remember = self._submit(exchange, request, extras)
         writer = ResponsesWriter(exchange, request, given_of(body, request, stored))
 
         def done() -> None:
+            remember()
             if stored:
                 self.store.put(exchange.id, [*items, *writer.output], writer.whole())
 
@@ -155,7 +158,8 @@ class Service:
         name = self.settings.models[0] if model is None else model
         return Exchange(new_id(prefix), name, self.tokenizer, inbox)
 
-    def _submit(self, exchange: Exchange, request: Request, extras: Extras) -> None:
+    def _submit(self, exchange: Exchange, request: Request, extras: Extras) -> Callable[[], None]:
+        """Queue the jobs; what is returned remembers how the replies were spelt, at their end."""
         jobs = list(self._jobs(request, extras))
         exchange.submit(
             self.engine,
@@ -165,10 +169,18 @@ class Service:
             thinking=request.thinking_mode == "thinking",
         )
 
+        def remember() -> None:
+            if not request.continues:
+                opened = self.spellings.opened(jobs[0].ids)
+                for reply in exchange.replies:
+                    self.spellings.remember(reply, opened)
+
+        return remember
+
     def _jobs(self, request: Request, extras: Extras) -> Iterator[Job]:
         if request.thinking_mode == "thinking":
             extras = extras.thinking()
-        ids = request.ids(self.tokenizer)
+        ids = request.ids(self.tokenizer, spelt=self.spellings.of)
         seed = extras.seed if request.asked.seed is None else request.asked.seed
         sampling = Sampling(
             request.temperature,

@@ -10,7 +10,7 @@ always, whatever stands before it. Source: DeepSeek's API.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dsv4.protocol.constants import JSON_OBJECT
@@ -31,9 +31,12 @@ from dsv4.protocol.encode import (
     put_task,
     put_tools,
 )
-from dsv4.protocol.segments import Own, Wire
+from dsv4.protocol.segments import Own, Spelt, Wire
 
 _JSON_OBJECT, _NEXT_RESULT = Own("\n\n" + JSON_OBJECT), Own("\n\n<tool_result>")
+
+
+Spelling = Callable[[Mapping[str, Any], bool], Spelt | None]
 
 
 class Conversation(NamedTuple):
@@ -58,12 +61,14 @@ def put_conversation(
     bos: bool = True,
     opened: bool = True,
     keep_reasoning: bool = False,
+    spelt: Spelling | None = None,
 ) -> None:
     """Writes the prompt.
 
     `since`: only what messages[since:] add; `opened`: with the reply's opening; `keep_reasoning`:
-    that of earlier replies, without tools too. Raises ProtocolError for an effort or revision that
-    is not known.
+    that of earlier replies, without tools too; `spelt`: asked for each reply, how the model spelt
+    it: what follows <think> where the reasoning stays, else what follows </think>. Raises
+    ProtocolError for an effort or revision that is not known.
     """
     prefix = effort_prefix(talk.effort, talk.revision)
     if not since:
@@ -74,7 +79,7 @@ def put_conversation(
         _put_system(wire, talk)
     last = len(talk.messages) - talk.continues
     keeps = talk.thinking and (keep_reasoning or bool(talk.tools))
-    _put_messages(wire, talk.messages[:last], since, keeps, talk.thinking)
+    _put_messages(wire, talk.messages[:last], since, keeps, talk.thinking, spelt)
     if opened and not (last and talk.messages[last - 1].get("task") is not None):
         _put_opening(wire, talk)
 
@@ -100,7 +105,12 @@ def _schema(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put_messages(
-    wire: Wire, messages: Sequence[Mapping[str, Any]], since: int, keeps: bool, thinking: bool
+    wire: Wire,
+    messages: Sequence[Mapping[str, Any]],
+    since: int,
+    keeps: bool,
+    thinking: bool,
+    spelt: Spelling | None,
 ) -> None:
     turn: list[Mapping[str, Any]] = []  # what users and tools said since the last reply
     order: dict[str, int] = {}
@@ -118,7 +128,13 @@ def _put_messages(
         if index < since:
             pass
         elif role == "assistant":
-            _put_reply(wire, message, keeps, task is None)
+            known = spelt(message, keeps) if spelt is not None and task is None else None
+            if known is None:
+                _put_reply(wire, message, keeps, task is None)
+            else:
+                wire.put(OPENINGS[keeps])
+                wire.say(known)
+                wire.put(END)
         elif role == "latest_reminder":
             wire.put(REMINDER)
             wire.say(message["content"])

@@ -15,6 +15,7 @@ from dsv4.server import documents as doc
 from dsv4.server.body import parse, read_body
 from dsv4.server.errors import ApiError
 from dsv4.server.gate import Gate
+from dsv4.server.page import router as page
 from dsv4.server.reply import Inbox
 from dsv4.server.service import Answer, Service
 from dsv4.server.stream import EventStream, collect, pieces
@@ -55,6 +56,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.include_router(_generating(service))
     app.include_router(_telling(service))
+    app.include_router(page)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(HTTPException, _told_of_http)
     app.add_exception_handler(Exception, _told_of_fault)

@@ -209,6 +209,7 @@ def test_answers_follow_a_schema_and_an_expression(constraints):
         ({"type": "const_string", "value": "x" * 300_000}, "bytes of JSON"),
         ({"type": "regex", "pattern": "(" * 9999 + "a" + ")" * 9999}, "deep"),
         ({"type": "const_string", "value": float("nan")}, "JSON"),
+        ({"type": "const_string", "value": "\ud800"}, "surrogate"),
         (None, "grammar"),
     ],
 )

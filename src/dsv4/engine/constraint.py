@@ -227,7 +227,10 @@ def _checked(tag: Mapping[str, Any]) -> str:
         text = json.dumps(tag, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"grammar: no JSON: {_line(error)}") from error
-    size = len(text.encode("utf-8", "replace"))
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError("grammar: a text holds half a surrogate pair") from error
     if size > LARGEST:
         raise ValueError(f"grammar: {size:,} bytes of JSON, {LARGEST:,} are allowed")
     depth = _depth(text)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from drafts import DSPARK
 
 import dsv4
 from dsv4.generation import prefill
@@ -11,15 +12,7 @@ from dsv4.model.draft import Proposal
 from dsv4.sampling import Sampling, probabilities, sample
 from dsv4.speculate import drafter, step, token_ids
 
-DSPARK = {
-    "compress_ratios": [0, 4, 16, 0, 0],
-    "num_hidden_layers": 3,
-    "dspark_block_size": 4,
-    "dspark_noise_token_id": 90,
-    "dspark_target_layer_ids": (0, 2),
-    "dspark_markov_rank": 6,
-    "max_position_embeddings": 64,
-}
+SHORT = DSPARK | {"max_position_embeddings": 64}
 GREEDY = Sampling(temperature=0, max_tokens=24)
 
 
@@ -65,7 +58,7 @@ def prompts():
 
 @pytest.fixture(scope="module", params=["dspark", "mtp"])
 def model(request, make_model):
-    return make_model(**(DSPARK if request.param == "dspark" else {})).cpu()
+    return make_model(**(SHORT if request.param == "dspark" else {})).cpu()
 
 
 # ---- greedy ----------------------------------------------------------------------------------
@@ -82,7 +75,7 @@ def test_greedy_output_is_plain_greedy_output(model, prompts, threshold):
 @pytest.mark.parametrize("wrong", [0, 2, 9])
 def test_drafts_that_stand_and_that_fall(make_model, prompts, wrong):
     """A drafter that knows the continuation up to one token: what stands is as long as that."""
-    model = make_model(**DSPARK).cpu()
+    model = make_model(**SHORT).cpu()
     plain = [one.ids for one in dsv4.generate(model, prompts, sampling=GREEDY)]
     truths = [p + ids for p, ids in zip(prompts, plain, strict=True)]
     kept = []
@@ -96,7 +89,7 @@ def test_drafts_that_stand_and_that_fall(make_model, prompts, wrong):
 
 
 def test_a_step_says_what_stood(make_model, prompts):
-    model = make_model(**DSPARK).cpu()
+    model = make_model(**SHORT).cpu()
     plain = [one.ids for one in dsv4.generate(model, prompts, sampling=GREEDY)]
     truths = [p + ids for p, ids in zip(prompts, plain, strict=True)]
     cache, generators = model.new_cache(3), [Sampling().generator()] * 3
@@ -144,12 +137,12 @@ def test_the_drafts_cache_after_a_step_is_that_of_a_fresh_prompt(model, prompts)
 
 def test_limits(make_model, prompts):
     """max_tokens, the end of the context and EOS end a sequence where they end plain decoding."""
-    model = make_model(**DSPARK).cpu()
+    model = make_model(**SHORT).cpu()
     for sampling in (Sampling(temperature=0, max_tokens=n) for n in (1, 2, 5, 300)):
         plain = [one.ids for one in dsv4.generate(model, prompts, sampling=sampling)]
         assert speculated(model, prompts, sampling) == plain
     assert max(len(p) + len(i) for p, i in zip(prompts, plain, strict=True)) == 65
-    ends = make_model(**DSPARK, eos_token_id=plain[0][3]).cpu()
+    ends = make_model(**SHORT, eos_token_id=plain[0][3]).cpu()
     cut = [one.ids for one in dsv4.generate(ends, prompts, sampling=GREEDY)]
     truths = [p + i for p, i in zip(prompts, plain, strict=True)]
     assert speculated(ends, prompts, GREEDY, guide=lambda d: Knows(d, truths, 9)) == cut
@@ -182,7 +175,7 @@ def test_sampled_tokens_are_distributed_as_without_drafts(make_model, threshold,
     """χ² over the next two tokens of 2,000 sequences at one prompt, and one that shows the test's
     power: the draft's own distribution fails it."""
     sizes = {"vocab_size": 6, "dspark_noise_token_id": 5, "n_routed_experts": 4}
-    model = make_model(**(DSPARK | sizes), spread=0.3).cpu()
+    model = make_model(**(SHORT | sizes), spread=0.3).cpu()
     last = model.mtp[-1]
     with torch.no_grad():  # tokens 4 and 5 are followed by no draft that is confident enough
         wanted = torch.tensor([2.0, 2, 2, 2, -2, -2]).unsqueeze(1)
@@ -225,7 +218,7 @@ def test_sampled_tokens_are_distributed_as_without_drafts(make_model, threshold,
 
 
 def test_a_seed_repeats_and_neighbours_do_not_matter(make_model, prompts):
-    model, sampling = make_model(**DSPARK).cpu(), Sampling(seed=5, max_tokens=12)
+    model, sampling = make_model(**SHORT).cpu(), Sampling(seed=5, max_tokens=12)
     assert speculated(model, prompts, sampling) == speculated(model, prompts, sampling)
 
 

@@ -112,7 +112,7 @@ def distribution(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
 
 def finite(logits: Tensor) -> Tensor:
     """Which rows of [b, vocab] hold numbers only: bool [b]."""
-    lowest, highest = logits.aminmax(dim=-1)  # NaN prevails in both
+    lowest, highest = logits.amin(-1), logits.amax(-1)  # NaN prevails; many times aminmax's speed
     return lowest.isfinite() & highest.isfinite()
 
 

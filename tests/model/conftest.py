@@ -4,6 +4,7 @@ import pytest
 
 import dsv4
 from dsv4.config import QUANTIZATION
+from dsv4.ops import native
 
 QUANTISED = {
     "quantization_config": QUANTIZATION,
@@ -23,3 +24,18 @@ def make_checkpoint(make_model, tmp_path_factory):
         return dsv4.save(model.state_dict(), model.config, path)
 
     return make
+
+
+@pytest.fixture
+def load_plain(monkeypatch):
+    """`dsv4.load` as without the native module."""
+
+    def load(folder, **options):
+        native.module.cache_clear()
+        with monkeypatch.context() as switched:
+            switched.setenv(native.SWITCH, "0")
+            found = dsv4.load(folder, **options)
+        native.module.cache_clear()
+        return found
+
+    return load

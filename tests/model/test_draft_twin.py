@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from drafts import DSPARK
 
 import dsv4
 from dsv4.model.cache import Cache, SequenceState
@@ -16,15 +17,6 @@ from dsv4.ops import native
 module = native.module()
 pytestmark = pytest.mark.skipif(module is None, reason="the native module is not built")
 
-DSPARK = {
-    "compress_ratios": [0, 4, 16, 0, 0],
-    "num_hidden_layers": 3,
-    "sliding_window": 8,
-    "dspark_block_size": 4,
-    "dspark_noise_token_id": 90,
-    "dspark_target_layer_ids": (0, 2),
-    "dspark_markov_rank": 6,
-}
 WIDE = {"head_dim": 64, "hidden_size": 128, "moe_intermediate_size": 64, "dspark_markov_rank": 64}
 SHAPES = {"small": {}, "one stage": {"compress_ratios": [0, 4, 16, 0]}, "wide": WIDE}
 LENGTHS = [30, 8, 1, 0, 19]  # above, at and below the window, and a draft of nothing
@@ -43,12 +35,9 @@ def model(request, folder):
 
 
 @pytest.fixture
-def plain(model, folder, monkeypatch):
+def plain(model, folder, load_plain):
     """The same model on plain operators."""
-    native.module.cache_clear()
-    monkeypatch.setenv("DSV4_NATIVE", "0")
-    found = dsv4.load(folder, mode=model.mode)
-    native.module.cache_clear()
+    found = load_plain(folder, mode=model.mode)
     assert found.twin is None and all(stage.twin is None for stage in found.mtp)
     return found
 

@@ -36,12 +36,9 @@ def model(request, folder):
 
 
 @pytest.fixture
-def plain(model, folder, monkeypatch):
+def plain(model, folder, load_plain):
     """The same model on plain operators."""
-    native.module.cache_clear()
-    monkeypatch.setenv("DSV4_NATIVE", "0")
-    found = dsv4.load(folder, mode=model.mode)
-    native.module.cache_clear()
+    found = load_plain(folder, mode=model.mode)
     assert not is_native(found)
     return found
 

@@ -4,25 +4,18 @@ import math
 
 import pytest
 import torch
+from drafts import DSPARK
 
 from dsv4.model.draft import propose, remember
 from dsv4.train import draft_loss as module
 from dsv4.train.draft_loss import draft_loss, freeze_all_but_draft, objective, random_anchors
 
-DSPARK = {
-    "compress_ratios": [0, 4, 16, 0, 0],
-    "num_hidden_layers": 3,
-    "sliding_window": 8,
-    "dspark_block_size": 3,
-    "dspark_noise_token_id": 90,
-    "dspark_target_layer_ids": (0, 2),
-    "dspark_markov_rank": 6,
-}
+SIZES = DSPARK | {"dspark_block_size": 3}
 
 
 @pytest.fixture
 def model(make_model):
-    model = make_model(**DSPARK)
+    model = make_model(**SIZES)
     freeze_all_but_draft(model)
     return model
 

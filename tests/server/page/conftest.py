@@ -21,8 +21,7 @@ FLAGS = [
 ]
 LISTEN = """
 addEventListener("securitypolicyviolation", (event) => {
-  const kept = JSON.parse(sessionStorage.violations ?? "[]");
-  sessionStorage.violations = JSON.stringify([...kept, event.violatedDirective]);
+  window.violations = [...(window.violations ?? []), event.violatedDirective];
 });
 """
 
@@ -55,7 +54,13 @@ def open_page(server, chromium):
         if not request.url.startswith(("blob:", *addresses)):
             foreign.append(request.url)
 
-    def make(context=None, address=server.address, ready="#model option[value=nano]", **options):
+    def make(
+        context=None,
+        address=server.address,
+        ready="#model option[value=nano]",
+        before=None,
+        **options,
+    ):
         addresses.append(address)
         if context is None:
             options = {"viewport": {"width": 1280, "height": 800}} | options
@@ -63,6 +68,8 @@ def open_page(server, chromium):
             context.set_default_timeout(20_000)
             context.add_init_script(LISTEN)
             contexts.append(context)
+            if before:
+                context.add_init_script(before)
         page = context.new_page()
         pages.append(page)
         page.on("request", asked)
@@ -74,9 +81,7 @@ def open_page(server, chromium):
     yield make
     server.go.set()
     ill = [
-        page.evaluate("[sessionStorage.violations, window.hit]")
-        for page in pages
-        if not page.is_closed()
+        page.evaluate("[window.violations, window.hit]") for page in pages if not page.is_closed()
     ]
     for context in contexts:
         context.close()

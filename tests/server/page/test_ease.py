@@ -139,6 +139,9 @@ def test_it_fits_the_screen(open_page, server, width, scheme, tmp_path):
     wide = """Math.max(document.documentElement.scrollWidth,
       document.getElementById("log").scrollWidth) > innerWidth"""
     assert not page.evaluate(wide)
+    page.get_by_label("Edit this message").click()
+    expect(page.get_by_label("Edit the message")).to_be_in_viewport(ratio=1)
+    page.keyboard.press("Escape")
     if small:
         page.click("#menu")
         expect(page.locator("#new")).to_be_in_viewport(ratio=1)

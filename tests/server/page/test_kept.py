@@ -181,3 +181,16 @@ def test_an_edit_given_up_changes_nothing(page):
     page.keyboard.press("Escape")
     assert users(page) == ["first"]
     expect(page.get_by_label("Edit this message")).to_be_focused()
+
+
+def test_a_browser_that_keeps_nothing_still_talks(open_page):
+    page = open_page(
+        before="""for (const name of ["localStorage", "sessionStorage"]) {
+          Object.defineProperty(window, name, {get() { throw new DOMException("denied"); }});
+        }"""
+    )
+    ask(page, "one")
+    done(page)
+    assert replies(page) == ["A reply to one"]
+    expect(page.locator("#notices .notice")).to_have_count(1)
+    expect(page.locator("#notices")).to_contain_text("keeps nothing for this page")

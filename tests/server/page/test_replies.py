@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from dsv4.server.page.markdown import to_html
+
 from .browser import ATTACK, ATTACKS, ask, done, kept, replies, users
 from .scripted import USAGE, WAIT, call, say, think
 
@@ -12,8 +14,8 @@ expect = pytest.importorskip("playwright.sync_api").expect
 
 def test_the_listener_of_violations_can_fail(page):
     page.evaluate("document.body.setAttribute('style', 'color: red')")
-    page.wait_for_function("sessionStorage.violations")
-    assert "style-src" in page.evaluate("sessionStorage.violations")
+    page.wait_for_function("window.violations")
+    assert "style-src" in page.evaluate("violations")[0]
     with pytest.raises(Exception, match="TrustedHTML"):
         page.evaluate("document.body.innerHTML = '<b>'")
     page.close()
@@ -31,6 +33,83 @@ def test_a_reply_streams_and_is_formatted_block_by_block(page, server):
     expect(page.locator(".reply .done em")).to_have_count(2)
     assert server.bodies[0]["messages"] == [{"role": "user", "content": "go"}]
     assert server.bodies[0]["stream_options"] == {"include_usage": True}
+
+
+GROWING = """# Title
+text *a*
+more
+
+- one
+
+- two
+  and on
+
+      deep
+
+1. first
+
+   ```
+   in a list
+
+   # no title
+   ```
+
+2. second
+
+> quoted
+
+> on
+
+para
+```python
+a
+
+b
+```
+after
+
+~~~
+```
+~~~
+
+$$
+x
+
+# y
+$$
+\\[ a
+
+b \\]
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+***
+
+    code
+
+    more
+
+end **b**"""
+
+
+def test_blocks_are_cut_only_where_the_whole_has_a_seam(page):
+    """Rendered apart, what stands before and after a cut is what the whole text gives."""
+    cuts = page.evaluate(
+        """async (text) => {
+          const { blockEnd } = await import("/static/markdown.js");
+          const cuts = new Set();
+          for (let n = 1, from = 0; n <= text.length; n++) {
+            cuts.add(from = blockEnd(text.slice(0, n), from));
+          }
+          return [...cuts];
+        }""",
+        GROWING,
+    )
+    assert len(cuts) > 10 and cuts == sorted(cuts)
+    for cut in cuts:
+        assert to_html(GROWING[:cut]) + to_html(GROWING[cut:]) == to_html(GROWING), GROWING[cut:]
 
 
 def test_an_open_code_block_waits_and_then_can_be_copied(open_page, server):

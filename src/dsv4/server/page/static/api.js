@@ -2,9 +2,24 @@
 
 const KEY = "dsv4.key";
 
+let typed = ""; // where the browser keeps nothing for this page
+
 export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+  get() {
+    try {
+      return sessionStorage.getItem(KEY) ?? "";
+    } catch {
+      return typed;
+    }
+  },
+  set(value) {
+    typed = value;
+    try {
+      sessionStorage.setItem(KEY, value);
+    } catch {
+      // it lives until the page is left
+    }
+  },
 };
 
 // Says in words what went wrong; `status` is HTTP's, 0 where nothing answered.

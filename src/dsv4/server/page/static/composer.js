@@ -21,7 +21,7 @@ export class Composer {
     });
     $("stop").addEventListener("click", () => {
       chat.stop();
-      this.field.focus();
+      this.focus();
     });
     if (touch.matches) $("keys-hint").hidden = true;
     setInterval(() => chat.running && this.status(), 1000);
@@ -36,7 +36,13 @@ export class Composer {
     }
     this.field.value = "";
     this.fit();
+    this.focus();
     this.chat.send(text);
+  }
+
+  // Not on a touch screen, where a keyboard would cover what is read.
+  focus() {
+    if (!touch.matches) this.field.focus();
   }
 
   fit() {

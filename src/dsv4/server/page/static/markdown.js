@@ -17,7 +17,8 @@ export class Markdown {
 
   update(text, finished) {
     if (text === this.text && finished === this.finished) return;
-    if (!text.startsWith(this.text.slice(0, this.at))) this.reset();
+    const goesOn = this.finished && !finished; // the last block was rendered before it was whole
+    if (goesOn || !text.startsWith(this.text.slice(0, this.at))) this.reset();
     this.text = text;
     this.finished = finished;
     this.showTail();

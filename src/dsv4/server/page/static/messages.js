@@ -56,7 +56,8 @@ export class Log {
   }
 
   follow() {
-    if (this.follows) this.node.scrollTop = this.node.scrollHeight;
+    const edited = this.list.querySelector(".editor"); // what is written must not be scrolled away
+    if (this.follows && !edited) this.node.scrollTop = this.node.scrollHeight;
     else this.scrolled();
   }
 
@@ -136,6 +137,7 @@ class UserView {
     this.element.classList.add("editing");
     field.style.height = `${Math.min(field.scrollHeight + 4, 400)}px`;
     field.focus();
+    this.element.scrollIntoView({ block: "nearest" });
     field.setSelectionRange(field.value.length, field.value.length);
   }
 }

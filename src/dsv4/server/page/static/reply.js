@@ -1,7 +1,7 @@
 // One reply: reasoning folded, text as Markdown, tool calls, and how it ended.
 
 import { answers, awaitsResults, whyNotContinued } from "./conversation.js";
-import { copy, el, icon, iconButton } from "./dom.js";
+import { $, copy, el, icon, iconButton } from "./dom.js";
 import { Markdown } from "./markdown.js";
 
 export class ReplyView {
@@ -78,8 +78,10 @@ export class ReplyView {
     const reason = why && this.message.finish === "length" ? ` It cannot be continued: ${why}.` : "";
     this.end.append(el("span", {}, cut + reason));
     if (!last || chat.running) return;
-    if (!why) this.end.append(button("play", "Continue", () => chat.goOn()));
-    this.end.append(button("retry", "Retry", () => chat.retry(at)));
+    const buttons = el("div", { className: "buttons" });
+    if (!why) buttons.append(button("play", "Continue", () => chat.goOn()));
+    buttons.append(button("retry", "Retry", () => chat.retry(at)));
+    this.end.append(buttons);
   }
 
   updateActions(chat, at, running) {
@@ -89,7 +91,7 @@ export class ReplyView {
       buttons.push(button);
     }
     if (!running && !this.end.querySelector("button")) {
-      const again = () => chat.retry(at);
+      const again = () => (toMessages(), chat.retry(at));
       buttons.push(iconButton("retry", "Retry: answer anew", again, { disabled: chat.running }));
     }
     this.actions.replaceChildren(...buttons);
@@ -119,9 +121,12 @@ function words(text) {
   return n === 1 ? "1 word" : `${n.toLocaleString("en")} words`;
 }
 
-function button(picture, label, onclick) {
-  return el("button", { type: "button", onclick }, icon(picture), label);
+// The button goes with the reply that it changes: the reader is left at the messages.
+function button(picture, label, run) {
+  return el("button", { type: "button", onclick: () => (toMessages(), run()) }, icon(picture), label);
 }
+
+const toMessages = () => $("log").focus({ preventScroll: true });
 
 function pretty(text) {
   try {
@@ -148,6 +153,7 @@ function sendResults(chat, calls, cards) {
   const fields = cards.map((card) => card.querySelector("textarea"));
   const send = () => {
     const results = calls.map((call, i) => ({ tool_call_id: call.id, content: fields[i].value }));
+    toMessages();
     chat.giveResults(results);
   };
   const label = calls.length === 1 ? "Send the result" : "Send the results";

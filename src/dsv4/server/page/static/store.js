@@ -5,10 +5,21 @@ import { checked, settings as checkSettings } from "./exchange.js";
 const PREFIX = "dsv4.conversation.";
 export const MOST = 300; // conversations
 
+// Null where the browser keeps nothing for this page.
+const storage = (() => {
+  try {
+    return window.localStorage;
+  } catch {
+    return null;
+  }
+})();
+
+const names = () => Object.keys(storage ?? {}).filter((name) => name.startsWith(PREFIX));
+
 // A small setting under its name; null if there is none that can be read.
 export function recall(name) {
   try {
-    return JSON.parse(localStorage.getItem(`dsv4.${name}`));
+    return JSON.parse(storage.getItem(`dsv4.${name}`));
   } catch {
     return null;
   }
@@ -31,7 +42,7 @@ export function recallSettings() {
 export function loadAll() {
   const conversations = [];
   let broken = 0;
-  for (const name of Object.keys(localStorage).filter((key) => key.startsWith(PREFIX))) {
+  for (const name of names()) {
     const conversation = load(name);
     if (conversation) conversations.push(conversation);
     else broken += 1;
@@ -42,7 +53,7 @@ export function loadAll() {
 
 function load(name) {
   try {
-    return { ...checked(JSON.parse(localStorage.getItem(name))), id: name.slice(PREFIX.length) };
+    return { ...checked(JSON.parse(storage.getItem(name))), id: name.slice(PREFIX.length) };
   } catch {
     return null;
   }
@@ -54,20 +65,20 @@ export const reload = (id) => load(PREFIX + id);
 // Returns why the conversation could not be kept, or "".
 export function save(conversation) {
   const name = PREFIX + conversation.id;
-  const isNew = localStorage.getItem(name) === null;
-  if (isNew && Object.keys(localStorage).filter((key) => key.startsWith(PREFIX)).length >= MOST) {
+  if (storage && storage.getItem(name) === null && names().length >= MOST) {
     return `${MOST} conversations are kept at most: export and delete some, this one is not kept.`;
   }
   return keep(name, conversation);
 }
 
 export function remove(id) {
-  localStorage.removeItem(PREFIX + id);
+  storage?.removeItem(PREFIX + id);
 }
 
 function keep(name, value) {
+  if (!storage) return "The browser keeps nothing for this page: export what you need before you leave it.";
   try {
-    localStorage.setItem(name, JSON.stringify(value));
+    storage.setItem(name, JSON.stringify(value));
     return "";
   } catch (error) {
     if (error.name !== "QuotaExceededError") return `The browser keeps nothing: ${error.message}`;

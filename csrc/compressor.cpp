@@ -45,7 +45,8 @@ void finish(const Compressor& c, bool exact, int64_t block, float* pooled, uint8
 
 void compress(Pool& pool, const Compressor& c, bool exact, const float* raw, int64_t start,
               int64_t count, const Place& place, const Ring<float>& tail, const Paged& entries) {
-  const int64_t m = c.ratio, width = c.width(), first = start / m, last = (start + count) / m;
+  const int64_t m = c.ratio, width = c.width(), last = (start + count) / m;
+  const int64_t first = std::min(last, std::max(start, place.known) / m);
   const auto row = [&](int64_t position) {
     return position >= start ? raw + (position - start) * 2 * width
                              : tail.at(place.slot, position);

@@ -81,9 +81,9 @@ NB_MODULE(_native, m) {
 
   nb::class_<OwnedSpan>(m, "Span")
       .def(nb::init<int64_t, std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>,
-                    const std::vector<nb::object>&, bool>(),
+                    const std::vector<nb::object>&, std::vector<int64_t>, bool>(),
            nb::arg("columns"), nb::arg("starts"), nb::arg("lengths"), nb::arg("slots"),
-           nb::arg("tables"), nb::arg("block") = false);
+           nb::arg("tables"), nb::arg("known"), nb::arg("block") = false);
 
   nb::class_<dsv4::Tensor>(m, "Tensor")
       .def("__init__", [](dsv4::Tensor* self, nb::ndarray<> array) {

@@ -88,16 +88,18 @@ struct Owned {
 // A span with tables of its own, and what the stores must have for it.
 struct OwnedSpan {
   int64_t batch, columns;
-  std::vector<int64_t> starts, lengths, slots;
+  std::vector<int64_t> starts, lengths, slots, known;
   std::vector<std::vector<int32_t>> tables;
   bool block;
   int64_t slots_end = 0, pages_end = 0;  // above all that are named
   Span value;
 
   OwnedSpan(int64_t columns, std::vector<int64_t> starts, std::vector<int64_t> lengths,
-            std::vector<int64_t> slots, const std::vector<nb::object>& tables, bool block)
+            std::vector<int64_t> slots, const std::vector<nb::object>& tables,
+            std::vector<int64_t> known, bool block)
       : batch(static_cast<int64_t>(starts.size())), columns(columns), starts(std::move(starts)),
-        lengths(std::move(lengths)), slots(std::move(slots)), tables(copied(tables)), block(block),
+        lengths(std::move(lengths)), slots(std::move(slots)), known(std::move(known)),
+        tables(copied(tables)), block(block),
         value(columns, this->starts, this->lengths, places(), block) {}
 
  private:
@@ -120,21 +122,23 @@ struct OwnedSpan {
   std::vector<Place> places() {
     const size_t count = starts.size();
     bool right = columns >= 0 && lengths.size() == count && slots.size() == count &&
-                 tables.size() == count;
+                 tables.size() == count && known.size() == count;
     for (size_t b = 0; right && b < count; ++b) {
-      right = starts[b] >= 0 && lengths[b] >= 0 && lengths[b] <= columns && slots[b] >= 0;
+      right = starts[b] >= 0 && lengths[b] >= 0 && lengths[b] <= columns && slots[b] >= 0 &&
+              known[b] >= 0;
       for (const int32_t page : tables[b]) {
         right = right && page >= 0;
         pages_end = std::max<int64_t>(pages_end, page + 1);
       }
     }
     if (!right) {
-      throw std::invalid_argument("a span has a start, a length, a slot and a table per sequence");
+      throw std::invalid_argument("a span has a start, a length, a slot, a table and known tokens per sequence");
     }
     std::vector<Place> found;
     for (size_t b = 0; b < count; ++b) {
       slots_end = std::max(slots_end, slots[b] + 1);
-      found.push_back({slots[b], tables[b].data(), static_cast<int64_t>(tables[b].size())});
+      found.push_back({slots[b], tables[b].data(), static_cast<int64_t>(tables[b].size()),
+                       known[b]});
     }
     return found;
   }

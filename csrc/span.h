@@ -15,6 +15,7 @@ struct Place {
   int64_t slot = 0;
   const int32_t* table = nullptr;
   int64_t pages = 0;
+  int64_t known = 0;  // the entries of so many first tokens are stored already, and stay
 };
 
 struct Segment {

@@ -75,6 +75,21 @@ class Pool:
         self.give(sequence.pages)
         sequence.pages = array("i")
 
+    def wipe(self, sequence: SequenceState) -> None:
+        """Zero what a sequence alone holds: numbers that are not finite must not stay."""
+        own = [page for page in sequence.pages if self._holders[page] == 1]
+        for layer in self.stores.layers:
+            for ring in layer.rings:
+                ring.data[sequence.slot] = 0
+            for entries in layer.entries:
+                entries.data[own] = 0
+
+    def wipe_all(self) -> None:
+        """Zero everything."""
+        for layer in self.stores.layers:
+            for data in [store.data for store in layer.rings] + [e.data for e in layer.entries]:
+                data.zero_()
+
     # ---- pages -------------------------------------------------------------------------------
 
     def take(self) -> int:

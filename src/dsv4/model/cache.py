@@ -17,6 +17,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class Ring:
         device: torch.device | str,
     ):
         self.capacity = capacity
-        self.data = torch.zeros(slots, capacity, rows.width, dtype=rows.dtype, device=device)
+        self.data = _zeros((slots, capacity, rows.width), rows.dtype, device)
 
     def recent(self, span: Span, count: int) -> Tensor:
         """The `count` rows before the span: [b, count, width]; junk before position 0."""
@@ -64,11 +65,11 @@ class Entries:
         self, pages: int, page_rows: int, ratio: int, rows: RowFormat, device: torch.device | str
     ):
         self.ratio, self.page_rows = ratio, page_rows
-        self.data = torch.zeros(pages, page_rows, rows.width, dtype=rows.dtype, device=device)
+        self.data = _zeros((pages, page_rows, rows.width), rows.dtype, device)
 
     def grow(self, pages: int) -> None:
         """Make room for `pages` pages in all."""
-        grown = self.data.new_zeros(pages, *self.data.shape[1:])
+        grown = _zeros((pages, *self.data.shape[1:]), self.data.dtype, self.data.device)
         grown[: len(self.data)] = self.data
         self.data = grown
 
@@ -105,7 +106,7 @@ class LayerState:
         self.window = Ring(slots, 2 * window, entry_rows, device)
         self.compressor: CompressorState | None = None
         self.indexer: CompressorState | None = None
-        kind = config.kind(layer)
+        self.kind = kind = config.kind(layer)
         if kind is LayerKind.SLIDING:
             return
         halves, ratio = 2 if kind is LayerKind.CSA else 1, config.compress_ratios[layer]
@@ -227,12 +228,17 @@ class Stores:
 
 @dataclass(eq=False)
 class SequenceState:
-    """One sequence: its slot, its pages in order, and the tokens that it has seen."""
+    """One sequence: its slot, its pages in order, and the tokens that it has seen.
+
+    `known` tokens at its beginning have their entries in the pages already: where windows and tails
+    were lost, tokens before `known` are seen again, and their entries are left as they are.
+    """
 
     slot: int
     pages: array[int] = field(default_factory=lambda: array("i"))
     length: int = 0
     reached: int = 0  # the longest it has been: older ring slots are overwritten
+    known: int = 0
 
     @classmethod
     def whole(cls, config: Config, number: int, tokens: int) -> SequenceState:
@@ -312,6 +318,14 @@ class Cache:
         """Bytes that the sequences hold: their slots and pages in all layers."""
         pages = sum(len(sequence.pages) for sequence in self.sequences)
         return self.batch * self.stores.slot_bytes + pages * self.stores.page_bytes
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Zeros that take memory only once they are written to, where the system can do that."""
+    if torch.device(device).type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)
 
 
 def _write(store: Tensor, rows: Rows, new: Tensor) -> None:

@@ -42,6 +42,7 @@ class Place(Protocol):
 
     slot: int
     pages: array[int]
+    known: int  # the entries of so many first tokens are stored already, and stay
 
 
 class Span:
@@ -191,11 +192,14 @@ class Span:
         block = torch.arange(self.closing(ratio), device=self.device)
         first = self._starts_column() // ratio
         index = self._paged(first + block, page_rows)
-        if self.uniform:
+        known = [place.known for place in self.places]
+        if self.uniform and max(known) <= self.starts[0]:
             return Rows(index)
         ends = self._starts_column() + torch.tensor(self.lengths, device=self.device).unsqueeze(1)
-        kept = (first + block < ends // ratio).flatten().nonzero().squeeze(1)
-        return Rows(index[kept], kept)
+        new = torch.tensor(known, device=self.device).unsqueeze(1) // ratio
+        kept = (first + block < ends // ratio) & (first + block >= new)
+        rows = kept.flatten().nonzero().squeeze(1)
+        return Rows(index[rows], rows)
 
     def entries(self, ratio: int, page_rows: int) -> Tensor:
         """Rows of all entries after the span, junk where a sequence has less: flat [b · total]."""

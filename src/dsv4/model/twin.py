@@ -282,9 +282,10 @@ class Call:
         native.use_threads(module)
         slots = [place.slot for place in span.places]
         tables = [place.pages for place in span.places]
+        known = [place.known for place in span.places]
         block = isinstance(span, BlockSpan)
         lengths = [span.n] * len(span.starts) if block else span.lengths
-        self.span = module.Span(span.n, span.starts, lengths, slots, tables, block)
+        self.span = module.Span(span.n, span.starts, lengths, slots, tables, known, block)
         self.module = module
         self.x: Tensor | None = None
         self.ids: Tensor | None = None

@@ -7,13 +7,12 @@ need = kept + buffers + the larger of (activations + backward's own) and the opt
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from dsv4.checkpoint.layout import Role, weights
 from dsv4.config import Config, LayerKind
+from dsv4.machine import machine_memory
 from dsv4.model.span import QUERY_BLOCK
 from dsv4.train.loss import CHUNK
 from dsv4.train.optim import takes_muon
@@ -108,17 +107,6 @@ def _layer(c: Config, kind: LayerKind, n: int) -> int:
     k, i = c.num_experts_per_tok, c.moe_intermediate_size
     experts = k * (2 * d + 5 * i + 7) + 6 * i + d + 2 * c.n_routed_experts
     return hyper + attention + experts
-
-
-def machine_memory() -> int:
-    """Bytes that this process may have: the machine's, or a lower limit of its group."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int(Path(file).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return min(limits)
 
 
 def check_memory(config: Config, settings: Settings) -> None:

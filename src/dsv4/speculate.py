@@ -49,14 +49,15 @@ def drafter(model: Transformer, batch: int) -> Drafter:
     """
     if not model.mtp:
         raise ValueError("this model has no draft: its checkpoint holds no mtp.* tensors")
-    return (BlockDrafter if model.config.is_dspark else MTPDrafter)(model, batch)
+    cache = model.new_draft_cache(batch)
+    return BlockDrafter(model, cache) if model.config.is_dspark else MTPDrafter(model, cache)
 
 
 class BlockDrafter:
     """DSpark: a block of tokens from the context of the target layers."""
 
-    def __init__(self, model: Transformer, batch: int):
-        self.model, self.cache = model, model.new_draft_cache(batch)
+    def __init__(self, model: Transformer, cache: Cache):
+        self.model, self.cache = model, cache
         self.most = model.config.dspark_block_size or 0
 
     def read(
@@ -72,15 +73,26 @@ class BlockDrafter:
 
 
 class MTPDrafter:
-    """MTP: one token. Row t needs token t + 1, so the last token's streams wait for the anchor."""
+    """MTP: one token. Row t needs token t + 1, so the last token's streams wait for the anchor.
+
+    `waiting` [b, 1, hc, d] are those streams, where `begun` [b, 1] is 1: nothing waits at first.
+    """
 
     most = 1
 
-    def __init__(self, model: Transformer, batch: int):
-        self.model, self.cache = model, model.new_draft_cache(batch)
-        hc, d = model.config.hc_mult, model.config.hidden_size
-        self.waiting = torch.zeros(batch, 1, hc, d, dtype=model.dtype, device=model.device)
-        self.begun = torch.zeros(batch, 1, dtype=torch.int64, device=model.device)  # 1: one waits
+    def __init__(
+        self,
+        model: Transformer,
+        cache: Cache,
+        waiting: Tensor | None = None,
+        begun: Tensor | None = None,
+    ):
+        self.model, self.cache = model, cache
+        shape = (cache.batch, 1, model.config.hc_mult, model.config.hidden_size)
+        if waiting is None or begun is None:
+            waiting = torch.zeros(shape, dtype=model.dtype, device=model.device)
+            begun = torch.zeros(shape[:2], dtype=torch.int64, device=model.device)
+        self.waiting, self.begun = waiting, begun
 
     def read(
         self, ids: Tensor, streams: Tensor, targets: Tensor | None, lengths: Sequence[int]

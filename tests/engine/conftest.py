@@ -22,9 +22,9 @@ class Heard:
         self.end: Finished | None = None
         self._over, self._stop_after = threading.Event(), stop_after
 
-    def prefilled(self, usage: Usage) -> None:
+    def prefilled(self, usage: Usage, prompt=()) -> None:
         assert not self.ids and self.end is None
-        self.usage = usage
+        self.usage, self.prompt = usage, prompt
 
     def tokens(self, new) -> bool:
         assert self.usage is not None and self.end is None

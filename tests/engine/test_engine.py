@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+import dsv4
 from dsv4.generation import generate
 
 
@@ -106,16 +107,16 @@ def test_what_the_model_raises_fails_all_and_the_engine_goes_on(
 ):
     engine = make_engine()
     ask(engine, prompts[8]).wait()
-    streams = engine.model.streams
+    streams = engine.model.streams_and_targets
 
     def fail(*_, **__):
         raise RuntimeError("the disk is gone")
 
-    monkeypatch.setattr(engine.model, "streams", fail)
+    monkeypatch.setattr(engine.model, "streams_and_targets", fail)
     failed = [ask(engine, prompt) for prompt in prompts[:3]]
     for heard in failed:
         assert heard.wait().end.reason == "error" and "the disk is gone" in str(heard.end.error)
-    monkeypatch.setattr(engine.model, "streams", streams)
+    monkeypatch.setattr(engine.model, "streams_and_targets", streams)
     assert without_end(ask(engine, prompts[8]).wait().ids) == plain[0][8]
     assert engine.pool.free_slots == 8
 
@@ -187,3 +188,33 @@ def test_policies_reuse_to_the_bit(make_engine, ask, nano, period):
     assert 1900 - bound <= heard.usage.cached <= 1900
     if period == 0:
         assert engine.prefix.held_bytes == 0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+def test_drafts_change_nothing_but_the_speed(make_engine, ask, prompts, plain, threshold):
+    engine = make_engine(draft=threshold)
+    for _ in range(2):  # the second time behind prefixes that the draft never saw
+        greedy = [ask(engine, prompt) for prompt in prompts]
+        drawn = [ask(engine, prompt, temperature=1, seed=7) for prompt in prompts]
+        assert [without_end(heard.wait().ids) for heard in greedy] == plain[0]
+        assert [without_end(heard.wait().ids) for heard in drawn] == plain[1]
+    numbers = engine.statistics()
+    assert 0 < numbers["accepted_tokens"] < numbers["drafted_tokens"]
+    assert sum(heard.end.usage.accepted for heard in greedy) > 0
+
+
+def test_block_drafts(make_engine, ask, dspark_folder):
+    """A DSpark draft (random here) proposes, and nothing changes."""
+    model = dsv4.load(dspark_folder)
+    chosen = random.Random(9)
+    prompts = [[chosen.randrange(4, 8000) for _ in range(n)] for n in (1, 7, 130, 300)]
+    expected = [generate(model, p, temperature=1, seed=3, max_tokens=24).ids for p in prompts]
+    engine = make_engine(model, draft=0.0)
+    heard = [ask(engine, p, temperature=1, seed=3, max_tokens=24) for p in prompts]
+    assert [without_end(each.wait().ids) for each in heard] == expected
+    assert engine.statistics()["drafted_tokens"] > 0
+
+
+def test_a_model_without_a_draft_says_so(make_engine, make_model):
+    with pytest.raises(ValueError, match="no draft"):
+        make_engine(make_model(num_nextn_predict_layers=0), draft=0.0)

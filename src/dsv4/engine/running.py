@@ -20,15 +20,17 @@ class Running:
         job: Job,
         listener: Listener,
         row: Row,
-        ends: frozenset[int],
         number: int,
         wake: Callable[[], None],
     ):
         self.job, self.listener, self.row = job, listener, row
-        self.ends, self.number, self._wake = ends, number, wake
+        self.number, self._wake = number, wake
         self.ids = list(job.ids)
         self.usage = Usage()
+        self.prompt: list[Token] = []  # its log-probabilities, where they are asked for
         self.sequence: SequenceState | None = None
+        self.draft: SequenceState | None = None
+        self.followed = 0  # tokens that the draft was told of
         self.cancelled = self.over = self.told = False
 
     @property
@@ -36,6 +38,12 @@ class Running:
         """Its sequence, while it holds one."""
         assert self.sequence is not None
         return self.sequence
+
+    @property
+    def drafted(self) -> SequenceState:
+        """Its sequence in the draft."""
+        assert self.draft is not None
+        return self.draft
 
     @property
     def pending(self) -> int:
@@ -51,5 +59,5 @@ class Running:
         """Tell new tokens, and before the first that the prompt was read; is the reply over?"""
         if not self.told:
             self.told = True
-            self.listener.prefilled(self.usage)
+            self.listener.prefilled(self.usage, self.prompt)
         return self.listener.tokens(new)

@@ -59,7 +59,7 @@ auto strict(const char* name) { return nb::arg(name).noconvert(); }
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.attr("ABI") = 3;  // raised here and in ops/native.py whenever a name or an argument changes
+  m.attr("ABI") = 4;  // raised here and in ops/native.py whenever a name or an argument changes
 
   nb::class_<OwnedMatrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t, Bytes, std::optional<Bytes>,

@@ -73,7 +73,7 @@ def _answers(
 ) -> dict[int | str, dict[str, Any]]:
     content = _json(schema)
     if stream:
-        content["text/event-stream"] = {"schema": TEXT_}
+        content["text/event-stream"] = {}  # its events are those of the API
     out: dict[int | str, dict[str, Any]] = {200: {"description": "Done.", "content": content}}
     for status, why in _REASONS.items():
         out[status] = {"description": why, "content": _json(error)}

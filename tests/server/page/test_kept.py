@@ -6,7 +6,7 @@ import re
 import pytest
 
 from .browser import ATTACK, ATTACKS, ask, done, kept, replies, users
-from .scripted import call, say, think
+from .scripted import WAIT, call, say, think
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -125,7 +125,12 @@ def test_names_and_files_from_elsewhere_stay_text(page, tmp_path):
     reply["tool_calls"] = [
         {"id": ATTACK, "type": "function", "function": {"name": ATTACK, "arguments": ATTACK}}
     ]
-    bad = conversation | {"id": "<b>", "title": ATTACK, "messages": [message, reply]}
+    other = reply | {"error": None, "tool_calls": []}
+    bad = conversation | {
+        "id": "<b>",
+        "title": ATTACK,
+        "messages": [message, reply, message, other],
+    }
     bad["settings"] = conversation["settings"] | {"model": ATTACK, "system": ATTACK}
     file = tmp_path / "bad.json"
     file.write_text(
@@ -135,7 +140,8 @@ def test_names_and_files_from_elsewhere_stay_text(page, tmp_path):
     expect(page.locator("#conversations .name")).to_have_count(2)
     page.locator("#conversations .name", has_text="script").click()
     expect(page.locator(".end.wrong span")).to_contain_text("<script>")
-    expect(page.locator(".done")).to_contain_text("<svg onload")
+    expect(page.locator(".end span").last).to_contain_text("ended the reply: <script>")
+    expect(page.locator(".done").last).to_contain_text("<svg onload")
     assert (
         page.locator("#log").locator("script, style, iframe, img, [onload], [onerror]").count() == 0
     )
@@ -194,3 +200,15 @@ def test_a_browser_that_keeps_nothing_still_talks(open_page):
     assert replies(page) == ["A reply to one"]
     expect(page.locator("#notices .notice")).to_have_count(1)
     expect(page.locator("#notices")).to_contain_text("keeps nothing for this page")
+
+
+def test_a_reply_that_the_page_did_not_outlive_goes_on(page, server):
+    server.scripts["go"] = [say("begun"), WAIT]
+    ask(page, "go")
+    expect(page.locator(".reply .markdown")).to_contain_text("begun")
+    page.reload()
+    expect(page.locator(".end span")).to_contain_text("before the reply was whole.")
+    server.scripts["begun"] = [say(" and ended")]
+    page.get_by_role("button", name="Continue").click()
+    done(page)
+    assert replies(page) == ["begun and ended"]

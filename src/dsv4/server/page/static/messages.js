@@ -83,7 +83,7 @@ class UserView {
     this.message = message;
     this.text = el("div", { className: "text" });
     this.actions = el("div", { className: "actions" });
-    this.element = el("article", { className: "user" }, el("h3", { className: "unseen" }, "You"), this.text, this.actions);
+    this.element = el("article", { className: "user" }, el("h2", { className: "unseen" }, "You"), this.text, this.actions);
     this.editing = false;
   }
 

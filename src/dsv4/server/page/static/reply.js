@@ -19,7 +19,7 @@ export class ReplyView {
     this.element = el(
       "article",
       { className: "reply" },
-      el("h3", { className: "unseen" }, "Reply"),
+      el("h2", { className: "unseen" }, "Reply"),
       this.reasoning,
       this.markdown.element,
       this.calls,
@@ -70,13 +70,12 @@ export class ReplyView {
   updateEnd(chat, at, last, running) {
     this.end.replaceChildren();
     if (running) return;
-    const text = this.message.error ?? ENDS[this.message.finish];
-    if (text === "") return;
+    const text = this.message.error ?? howItEnded(this.message.finish);
+    if (!text) return;
     this.end.className = this.message.error ? "end wrong" : "end";
     const why = last ? whyNotContinued(chat.current) : "";
-    const cut = text ?? ENDS.closed;
     const reason = why && this.message.finish === "length" ? ` It cannot be continued: ${why}.` : "";
-    this.end.append(el("span", {}, cut + reason));
+    this.end.append(el("span", {}, text + reason));
     if (!last || chat.running) return;
     const buttons = el("div", { className: "buttons" });
     if (!why) buttons.append(button("play", "Continue", () => chat.goOn()));
@@ -99,14 +98,23 @@ export class ReplyView {
 }
 
 // What is said under a reply that ended so; "" says nothing.
-const ENDS = {
-  stop: "",
-  tool_calls: "",
-  length: "The reply was cut: it reached the most tokens that were allowed.",
-  content_filter: "The server withheld the rest of the reply.",
-  stopped: "Stopped.",
-  closed: "The page was closed before the reply was whole.",
-};
+function howItEnded(finish) {
+  switch (finish) {
+    case "stop":
+    case "tool_calls":
+      return "";
+    case "length":
+      return "The reply was cut: it reached the most tokens that were allowed.";
+    case "content_filter":
+      return "The server withheld the rest of the reply.";
+    case "stopped":
+      return "Stopped.";
+    case null:
+      return "The page was closed before the reply was whole.";
+    default:
+      return `The server ended the reply: ${finish}.`;
+  }
+}
 
 // Longer text is appended, so that a selection in what stands there survives.
 function append(node, text) {

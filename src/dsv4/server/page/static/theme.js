@@ -15,7 +15,7 @@ function apply(theme) {
 
 export function startTheme() {
   const kept = recall("theme");
-  let theme = kept in NAMES ? kept : "auto";
+  let theme = Object.hasOwn(NAMES, kept) ? kept : "auto";
   apply(theme);
   $("theme").addEventListener("click", () => {
     const names = Object.keys(NAMES);

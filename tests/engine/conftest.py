@@ -54,7 +54,8 @@ def make_engine(nano):
     made = []
 
     def make(model=None, **options):
-        made.append(Engine(model or nano, **{"slots": 8, "memory": 256 << 20} | options))
+        given = {"slots": 8, "memory": 256 << 20, "identity": b"nano"} | options
+        made.append(Engine(model or nano, **given))
         return made[-1]
 
     yield make

@@ -72,12 +72,15 @@ class Engine:
         period = size if period is None else period
         # a piece ends where rings still hold the windows of every boundary in it
         piece = size * (config.sliding_window // size + 1)
-        name = identity or hashlib.blake2b(repr(config).encode(), digest_size=16).digest()
+        if folder is not None and not identity:
+            raise ValueError("prefixes on disk need the identity of the model's weights")
+        runs = f"{model.mode} {model.dtype} {model.twin is not None} {config}"
+        name = hashlib.blake2b(identity + runs.encode(), digest_size=16).digest()
         self._disk = None
         shelf = None
         if folder is not None:
             self._disk = DiskStore(
-                Path(folder) / name.hex()[:32], limit=folder_bytes, per_hour=folder_bytes_per_hour
+                Path(folder) / name.hex(), limit=folder_bytes, per_hour=folder_bytes_per_hour
             )
             shelf = Shelf(self._disk, self.pool)
         self.prefix = PrefixCache(

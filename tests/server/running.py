@@ -8,7 +8,7 @@ import anthropic
 import httpx
 import openai
 
-from dsv4.server.run import Server
+from dsv4.server.run import Server, listen
 from dsv4.server.service import Service
 from dsv4.server.settings import Settings
 
@@ -27,8 +27,8 @@ def serving(engine, tokenizer, grace=5.0, **settings):
         began.set()
 
     service = Service(engine, tokenizer, Settings(**settings))
-    server = Server(service, "127.0.0.1", 0, grace, tell)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = Server(service, grace, tell)
+    thread = threading.Thread(target=server.run, args=([listen("127.0.0.1", 0)],), daemon=True)
     thread.start()
     assert began.wait(20)
     key = settings.get("api_key") or "none"

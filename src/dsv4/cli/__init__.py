@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dsv4.cli import chat, checkpoint, convert, protocol, train
+from dsv4.cli import chat, checkpoint, convert, protocol, serve, train
 from dsv4.cli.errors import Command, Commands
 from dsv4.cli.streams import say
 
@@ -30,6 +30,9 @@ app.command(cls=Command, short_help="Write a checkpoint of random weights.")(che
 app.command(cls=Command, short_help="Write a checkpoint in another form.")(convert.convert)
 app.command(cls=Command, short_help="Continue a text, without the chat protocol.")(chat.generate)
 app.command(cls=Command, short_help="Chat with a model.")(chat.chat)
+app.command(cls=Command, short_help="Serve a model to OpenAI's and Anthropic's clients.")(
+    serve.serve
+)
 app.command(cls=Command, short_help="Train a small model on simple English.")(train.train)
 app.command(cls=Command, short_help="Print a conversation as the model's prompt.")(protocol.encode)
 app.command(cls=Command, short_help="Print a completion as a message.")(protocol.parse)
@@ -42,8 +45,8 @@ def dsv4(
         bool, typer.Option("--version", help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """DeepSeek-V4: inspect, initialise, convert, train and chat with a model; encode and parse
-    prompts.
+    """DeepSeek-V4: inspect, initialise, convert, train, serve and chat with a model; encode and
+    parse prompts.
     """
     if show_version:
         say(f"dsv4 {version('dsv4')}")

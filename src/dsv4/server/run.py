@@ -14,21 +14,29 @@ from dsv4.server.service import Service
 IDLE = 75  # seconds that a connection may be silent between two requests
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound. Raises OSError that says where it could not be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        raise OSError(
+            f"cannot listen at {host}:{port} ({why or error}): take another --port or --host"
+        ) from error
+
+
 class Server(uvicorn.Server):
     """Uvicorn's, whose end is the engine's: replies get `grace` seconds, then they are failed."""
 
     def __init__(
         self,
         service: Service,
-        host: str,
-        port: int,
         grace: float = 30.0,
         began: Callable[[Sequence[str]], None] = lambda urls: None,
     ):
         config = uvicorn.Config(
             create_app(service),
-            host=host,
-            port=port,
             log_level="warning",
             access_log=False,
             server_header=False,

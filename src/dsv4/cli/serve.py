@@ -1,0 +1,170 @@
+"""`dsv4 serve` answers OpenAI's and Anthropic's APIs with a model, until it is told to end."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsv4.cli.loading import Copy, Dtype, Loading, MaxResident, Mode, Name
+from dsv4.cli.options import Revision, Threads
+from dsv4.cli.sizes import parse_size
+from dsv4.cli.streams import note, say
+
+if TYPE_CHECKING:
+    from dsv4.engine.engine import Engine
+    from dsv4.model.transformer import Transformer
+    from dsv4.server.settings import Settings
+    from dsv4.tokenizer import Tokenizer
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KEY = "DSV4_API_KEY"
+
+
+def serve(
+    checkpoint: Name = "nano",
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8000,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name of the model; may be repeated.", show_default="the checkpoint's folder"
+        ),
+    ] = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Answer to every model name.")
+    ] = False,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Ask clients for this key; better in the environment, as {KEY}.",
+            show_default="none is asked for",
+        ),
+    ] = None,
+    thinking: Annotated[
+        bool, typer.Option(help="Whether to think where a request does not say.")
+    ] = True,
+    revision: Revision = None,
+    slots: Annotated[int, typer.Option(help="Sequences that run at once.", min=1)] = 32,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="For the state of sequences and for prefixes, such as 4GiB.",
+            show_default="a quarter of what is free, 4GiB at most",
+        ),
+    ] = None,
+    queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 1024,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Keep prefixes in this folder, too.", show_default="in memory alone"),
+    ] = None,
+    cache_size: Annotated[str, typer.Option(help="The most that the folder may hold.")] = "8GiB",
+    draft: Annotated[
+        float | None,
+        typer.Option(
+            help="Let the model's draft propose tokens down to this confidence; 0: all.",
+            show_default="no drafts",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name of this server; may be repeated; * for any.")
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose pages may call this server; may be repeated; * for any."),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that running replies get at the end.", min=0.0)
+    ] = 30.0,
+    dtype: Dtype = None,
+    mode: Mode = None,
+    max_resident: MaxResident = None,
+    copy: Copy = False,
+    threads: Threads = None,
+) -> None:
+    """Serve a model: Chat Completions, Completions, Responses and Messages, and a page to chat.
+
+    Ctrl-C ends it: running replies are finished, or fail after --grace seconds.
+    """
+    from dsv4.checkpoint.revision import effort_revision
+    from dsv4.server.run import listen
+    from dsv4.server.settings import Settings
+
+    state = None if memory is None else parse_size(memory, "--memory")
+    on_disk = parse_size(cache_size, "--cache-size")
+    loading = Loading(checkpoint, dtype, mode, max_resident, copy, threads, revision)
+    model, tokenizer = loading.load()
+    settings = Settings(
+        models=tuple(name or [loading.folder.resolve().name]),
+        any_model=any_model,
+        revision=effort_revision(model.config, revision),
+        thinking=thinking,
+        api_key=api_key or os.environ.get(KEY) or None,
+        hosts=tuple(allow_host or ()) + (() if host in LOOPBACK else (host.lower(),)),
+        any_address=host not in LOOPBACK,
+        origins=tuple(cors or ()),
+    )
+    if host not in LOOPBACK and settings.api_key is None:
+        note(f"dsv4: whoever reaches {host} can use this server: {KEY} would ask for a key")
+    listening = listen(host, port)
+    engine = _engine(model, tokenizer, slots, state, queue, cache, on_disk, draft)
+    _run(engine, tokenizer, settings, listening, grace)
+
+
+def _engine(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    slots: int,
+    memory: int | None,
+    queue: int,
+    cache: Path | None,
+    on_disk: int,
+    draft: float | None,
+) -> Engine:
+    from dsv4.engine.constraint import Constraints
+    from dsv4.engine.engine import Engine
+
+    config = model.config
+    constraints = Constraints(tokenizer, config.vocab_size, [config.eos_token_id])
+    return Engine(
+        model,
+        constraints,
+        slots=slots,
+        memory=memory,
+        queue=queue,
+        folder=cache,
+        folder_bytes=on_disk,
+        draft=draft,
+    )
+
+
+def _run(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    listening: socket.socket,
+    grace: float,
+) -> None:
+    from dsv4.cli.live import Live
+    from dsv4.server.run import Server
+    from dsv4.server.service import Service
+
+    service = Service(engine, tokenizer, settings)
+    live = Live(service)
+
+    def began(urls: Sequence[str]) -> None:
+        say(f"{settings.models[0]} at {urls[0]}")
+        live.begin()
+
+    server = Server(service, grace, began)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        live.end()
+        engine.close(0.0)

@@ -173,6 +173,20 @@ def test_a_batch_of_several_passes(model, hidden, anchors, whole):
     assert equal(many, pick(whole, rows))
 
 
+@pytest.mark.parametrize("kernels", module.kernel_names() if module else [])
+def test_every_instruction_set(kernels, model, hidden, anchors, whole):
+    """Each equal to itself in pieces, and near the others."""
+    best = module.kernels()
+    assert module.choose_kernels(kernels)
+    try:
+        found = draft(model, hidden, anchors)
+        assert equal(draft(model, hidden, anchors, pieces=4), found)
+    finally:
+        module.choose_kernels(best)
+    error = (found.logits - whole.logits).norm(dim=-1) / whole.logits.norm(dim=-1)
+    assert error.median() < {"fast": 1e-2, "exact": 5e-2}[model.mode]
+
+
 def test_a_draft_leaves_the_cache_alone(model, hidden, anchors, whole):
     cache = filled(model, hidden)
     before = [state.window.data.clone() for state in cache.layers]

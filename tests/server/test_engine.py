@@ -1,0 +1,164 @@
+"""The whole way with the packaged model and its engine: HTTP → ids → engine → HTTP."""
+
+import json
+import threading
+
+import pytest
+from server.running import MODEL, serving
+from server.test_chat import OFF, TOOLS
+
+import dsv4
+from dsv4.checkpoint.load import packaged
+from dsv4.engine.constraint import Constraints
+from dsv4.engine.engine import Engine
+from dsv4.tokenizer import Tokenizer
+
+PROMPTS = ["How do I boil an egg?", "Name a color.", "What is rain?", "Write about dogs. " * 20]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dsv4.load()
+
+
+def engine_of(model, **options):
+    tokenizer = Tokenizer.load(packaged())
+    config = model.config
+    constraints = Constraints(tokenizer, config.vocab_size, [config.eos_token_id])
+    return Engine(model, constraints, slots=8, memory=192 << 20, **options), tokenizer
+
+
+@pytest.fixture(scope="module")
+def real(model):
+    engine, tokenizer = engine_of(model)
+    with serving(engine, tokenizer) as running:
+        yield running
+
+
+def chat(server, messages, **more):
+    body = {"extra_body": OFF, "temperature": 0, "max_tokens": 24} | more
+    return server.openai.chat.completions.create(model=MODEL, messages=messages, **body)
+
+
+def test_greedy_replies_are_those_of_generate_at_any_concurrency(real, model):
+    tokenizer = real.service.tokenizer
+    ids = [[0, *tokenizer.encode(text)] for text in PROMPTS]
+    expected = [dsv4.generate(model, one, tokenizer, temperature=0, max_tokens=24) for one in ids]
+    found = [None] * len(ids)
+
+    def ask(number):
+        create = real.openai.completions.create
+        reply = create(model=MODEL, prompt=ids[number], temperature=0, max_tokens=24)
+        found[number] = reply.choices[0].text
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(ids))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shown = [[i for i in one.ids if tokenizer.control_text(i) is None] for one in expected]
+    assert found == [tokenizer.decode(one) for one in shown]
+
+
+def test_ten_turns_prefill_only_what_is_new(real):
+    tokenizer = real.service.tokenizer
+    messages = []
+    for turn in range(10):
+        said = f"Turn {turn}: tell me more about {PROMPTS[turn % 3]}"
+        messages.append({"role": "user", "content": said})
+        reply = chat(real, messages, temperature=1, seed=turn, max_tokens=60)
+        if turn:
+            fresh = len(tokenizer.encode(said))
+            assert reply.usage.prompt_cache_miss_tokens <= fresh + 16, reply.dsv4
+        content = reply.choices[0].message.content
+        messages.append({"role": "assistant", "content": content})
+    again = chat(real, messages[:-1], max_tokens=1)
+    assert again.usage.prompt_cache_miss_tokens == 1  # a retry costs one token
+
+
+def test_calls_that_are_forced_end_by_themselves(real):
+    named = {"type": "function", "function": {"name": "time"}}
+    for choice in ("required", named):
+        reply = chat(
+            real,
+            [{"role": "user", "content": "Weather in Oslo?"}],
+            tools=TOOLS,
+            tool_choice=choice,
+            parallel_tool_calls=False,
+            temperature=1,
+            seed=3,
+            max_tokens=900,
+        )
+        (choice_,) = reply.choices
+        assert choice_.finish_reason in ("tool_calls", "length")
+        (call,) = choice_.message.tool_calls
+        assert choice == "required" or call.function.name == "time"
+        if choice_.finish_reason == "tool_calls":
+            assert isinstance(json.loads(call.function.arguments), dict)
+        assert "DSML" not in (choice_.message.content or "")
+
+
+def test_json_is_held_to_its_schema(real):
+    schema = {
+        "type": "object",
+        "properties": {"color": {"enum": ["red", "blue"]}},
+        "required": ["color"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema}}
+    for seed in range(3):
+        reply = chat(
+            real, [{"role": "user", "content": "x"}], response_format=form, temperature=1, seed=seed
+        )
+        assert json.loads(reply.choices[0].message.content)["color"] in ("red", "blue")
+
+
+def test_seeds_and_choices(real):
+    ask = [{"role": "user", "content": "Tell me of the sea."}]
+    one = chat(real, ask, temperature=1, seed=5, n=3)
+    two = chat(real, ask, temperature=1, seed=5, n=3)
+    texts = [choice.message.content for choice in one.choices]
+    assert texts == [choice.message.content for choice in two.choices] and len(set(texts)) > 1
+    greedy = chat(real, ask, logprobs=True, top_logprobs=3).choices[0].logprobs.content
+    assert all(e.logprob == max(t.logprob for t in e.top_logprobs) for e in greedy)
+
+
+def test_log_likelihoods_of_given_ids(real, model):
+    import torch
+
+    ids = real.service.tokenizer.encode("The sun is very hot today")
+    body = {"model": MODEL, "prompt": [ids], "echo": True, "max_tokens": 1, "logprobs": 1}
+    arrays = real.http.post("/v1/completions", json=body | {"temperature": 0}).json()
+    arrays = arrays["choices"][0]["logprobs"]
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids]), model.new_cache(1))[0].double().log_softmax(-1)
+    want = [logits[at, token].item() for at, token in enumerate(ids[1:])]
+    assert arrays["token_logprobs"][1 : len(ids)] == pytest.approx(want, abs=1e-4)
+    assert len(arrays["tokens"]) == len(ids) + 1
+
+
+def test_hostile_grammars_are_refused_in_time(real):
+    for form in (
+        {"type": "regex", "regex": "(a{1,1000}){1,1000}"},
+        {"type": "regex", "regex": "("},
+        {"type": "regex", "regex": "(a|aa)+$" * 50},
+    ):
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
+        response = real.http.post(
+            "/v1/chat/completions", json=body | {"response_format": form} | OFF, timeout=20
+        )
+        assert response.status_code in (200, 400), response.text
+
+
+def test_leaving_gives_everything_back(real):
+    before = real.engine.statistics()
+    for _ in range(3):
+        body = {"model": MODEL, "prompt": "Once", "max_tokens": 2000, "stream": True}
+        with real.http.stream("POST", "/v1/completions", json=body) as response:
+            next(response.iter_bytes())
+    for _ in range(200):
+        now = real.engine.statistics()
+        if now["running"] == 0 and now["free_slots"] == before["free_slots"]:
+            break
+        threading.Event().wait(0.05)
+    assert now["running"] == 0 and now["free_slots"] == before["free_slots"]

@@ -3,7 +3,7 @@
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { title } from "./conversation.js";
-import { $, dressIcons, notice, say } from "./dom.js";
+import { $, dressIcons, notice, say, toPrompt } from "./dom.js";
 import { startKeys } from "./keys.js";
 import { Log } from "./messages.js";
 import { Settings } from "./settings.js";
@@ -62,7 +62,7 @@ function spoken(message) {
 for (const way of ["undo", "redo"]) {
   $(way).addEventListener("click", () => {
     chat.swap(way);
-    if ($(way).hidden) $("prompt").focus();
+    if ($(way).hidden) toPrompt();
   });
 }
 
@@ -86,4 +86,4 @@ startKeys({ chat, log, sidebar });
 if (chat.conversations.length) chat.open(chat.conversations[0]);
 else chat.open(chat.current);
 settings.loadModels();
-$("prompt").focus();
+toPrompt();

@@ -1,8 +1,6 @@
 // The field for a message, what may be sent, and the line that says how the last reply went.
 
-import { $, notice } from "./dom.js";
-
-const touch = matchMedia("(hover: none) and (pointer: coarse)"); // no Shift there: Enter begins a line
+import { $, notice, toPrompt, touch } from "./dom.js";
 
 export class Composer {
   constructor(chat, settings) {
@@ -11,6 +9,7 @@ export class Composer {
     this.field = $("prompt");
     this.field.addEventListener("input", () => this.fit());
     this.field.addEventListener("keydown", (event) => {
+      // a touch screen has no Shift: there Enter begins a line
       if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
       event.preventDefault();
       this.send();
@@ -21,7 +20,7 @@ export class Composer {
     });
     $("stop").addEventListener("click", () => {
       chat.stop();
-      this.focus();
+      toPrompt();
     });
     if (touch.matches) $("keys-hint").hidden = true;
     setInterval(() => chat.running && this.status(), 1000);
@@ -36,13 +35,8 @@ export class Composer {
     }
     this.field.value = "";
     this.fit();
-    this.focus();
+    toPrompt();
     this.chat.send(text);
-  }
-
-  // Not on a touch screen, where a keyboard would cover what is read.
-  focus() {
-    if (!touch.matches) this.field.focus();
   }
 
   fit() {

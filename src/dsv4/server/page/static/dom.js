@@ -4,6 +4,13 @@ import { ICONS } from "./icons.js";
 
 export const $ = (id) => document.getElementById(id);
 
+export const touch = matchMedia("(hover: none) and (pointer: coarse)");
+
+// Not on a touch screen, where a keyboard would cover what is read.
+export function toPrompt() {
+  if (!touch.matches) $("prompt").focus();
+}
+
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

@@ -1,6 +1,6 @@
 // The log: one view a message, kept as long as the message lives, brought up to date when told.
 
-import { $, copy, el, iconButton } from "./dom.js";
+import { $, copy, el, iconButton, toPrompt } from "./dom.js";
 import { ReplyView } from "./reply.js";
 
 const PAUSE = 60; // ms between two looks at a growing reply
@@ -117,7 +117,7 @@ class UserView {
       const text = field.value.trim();
       if (!text) return;
       done();
-      $("prompt").focus();
+      toPrompt();
       chat.edit(at, text);
     };
     field.addEventListener("keydown", (event) => {

@@ -1,7 +1,7 @@
 // The list of conversations: open, rename, delete (with a way back), import and export.
 
 import { title } from "./conversation.js";
-import { $, el, iconButton, notice, say } from "./dom.js";
+import { $, el, iconButton, notice, say, toPrompt } from "./dom.js";
 import { exported, imported } from "./exchange.js";
 
 export class Sidebar {
@@ -10,7 +10,7 @@ export class Sidebar {
     $("new").addEventListener("click", () => {
       chat.create();
       this.close();
-      $("prompt").focus();
+      toPrompt();
     });
     $("export").addEventListener("click", () => this.export(chat.conversations));
     $("import").addEventListener("click", () => $("file").click());
@@ -32,7 +32,7 @@ export class Sidebar {
     const open = () => {
       this.chat.open(conversation);
       this.close();
-      $("prompt").focus();
+      toPrompt();
     };
     const running = this.chat.runs.has(conversation.id) ? " running" : "";
     const button = el("button", { type: "button", className: `name${running}`, title: name, onclick: open }, name);

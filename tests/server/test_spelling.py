@@ -1,9 +1,11 @@
 """A reply that comes back as text is encoded as the ids that were sampled."""
 
 import itertools
+import sqlite3
 
 import pytest
-from server.running import MODEL
+from server.engines import Scripted
+from server.running import MODEL, serving
 from server.test_chat import BLOCK, EOS, OFF, TOOLS, USER
 from server.test_messages import TOOLS as MESSAGES_TOOLS
 
@@ -67,6 +69,36 @@ def test_calls_and_reasoning(server, forced):
     ]
     ask(model=MODEL, messages=history, tools=TOOLS, extra_body=more.get("extra_body"))
     assert server.engine.jobs[-1].ids[: len(known)] == known
+
+
+def test_on_disk(tmp_path, tokenizer):
+    """After a restart as before; damaged, locked or unwritable it is only not there."""
+
+    def remembered(folder):
+        with serving(Scripted(tokenizer), tokenizer, folder=folder) as one:
+            ask = one.openai.chat.completions.create
+            history = [*USER, {"role": "assistant", "content": "Good day."}, *USER]
+            one.say(letters(tokenizer, f"Good day.{EOS}"))
+            ask(model=MODEL, messages=history, extra_body=OFF)
+            known = letters(tokenizer, "Good day.")
+            ids = list(one.engine.jobs[-1].ids)
+            at = ids.index(tokenizer.token_id("</think>")) + 1
+            found = ids[at : at + len(known)] == known
+            ask(model=MODEL, messages=USER, extra_body=OFF)
+            return found
+
+    assert [remembered(tmp_path) for _ in range(2)] == [False, True]
+    (file,) = tmp_path.glob("*.sqlite")
+    base = sqlite3.connect(file)
+    base.execute("UPDATE said SET ids = zeroblob(40)")
+    base.commit()
+    base.close()
+    assert [remembered(tmp_path) for _ in range(2)] == [False, True]
+    file.write_bytes(b"no database at all" * 1000)
+    assert remembered(tmp_path) is False
+    plain = tmp_path / "file"
+    plain.write_text("a file, no folder")
+    assert remembered(plain) is False
 
 
 def test_messages_and_responses(server):

@@ -109,6 +109,7 @@ def serve(
         hosts=tuple(allow_host or ()) + (() if host in LOOPBACK else (host.lower(),)),
         any_address=host not in LOOPBACK,
         origins=tuple(cors or ()),
+        folder=cache,
     )
     if host not in LOOPBACK and settings.api_key is None:
         note(f"dsv4: whoever reaches {host} can use this server: {KEY} would ask for a key")

@@ -54,7 +54,7 @@ class Service:
         self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
         self.metrics = Metrics(engine)
         self.store = Store(settings.stored, settings.stored_bytes)
-        self.spellings = Spellings(tokenizer)
+        self.spellings = Spellings(tokenizer, settings.folder)
         self._threads = ThreadPoolExecutor(4, "dsv4-request")
         self._options = RequestOptions(
             models=None if settings.any_model else settings.models,
@@ -73,6 +73,7 @@ class Service:
     def close(self) -> None:
         """Give the threads back."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.spellings.close()
 
     # ---- the APIs; each is run aside ---------------------------------------------------------
 

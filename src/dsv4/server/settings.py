@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dsv4.protocol.constants import Revision
 
@@ -30,5 +31,6 @@ class Settings:
     max_choices: int = 64
     stored: int = 1_000  # responses that can be gone on from
     stored_bytes: int = 64 << 20
+    folder: Path | None = None  # where spellings of replies outlive the server
     keep_alive: float = 10.0  # between two comments of a stream that waits
     patience: float = 60.0

@@ -13,23 +13,29 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dsv4.protocol.constants import DSML, END_THINK, EOS, THINK
 from dsv4.protocol.segments import Spelt
 from dsv4.server.reply import Reply
+from dsv4.server.shelf import SpellingFile
 from dsv4.tokenizer import Tokenizer
 
 MOST = 4 << 20  # ids that are remembered
 
 
 class Spellings:
-    """The newest replies, by what a client has of them."""
+    """The newest replies, by what a client has of them; in a folder they outlive the server."""
 
-    def __init__(self, tokenizer: Tokenizer, most: int = MOST):
+    def __init__(self, tokenizer: Tokenizer, folder: Path | None = None, most: int = MOST):
         self._tokenizer, self._most, self._count = tokenizer, most, 0
         self._ids: OrderedDict[bytes, array[int]] = OrderedDict()
         self._lock = threading.Lock()
+        self._file = None
+        if folder is not None:
+            name = hashlib.blake2b(tokenizer.backend.to_str().encode(), digest_size=8).hexdigest()
+            self._file = SpellingFile(folder / f"replies-{name}.sqlite")
         self._end, self._end_think = tokenizer.token_id(EOS), tokenizer.token_id(END_THINK)
         self._layout = {self._end, self._end_think, tokenizer.token_id(DSML)}
 
@@ -62,9 +68,12 @@ class Spellings:
         key = _key(message, reasons)
         with self._lock:
             ids = self._ids.get(key)
-            if ids is None:
-                return None
-            self._ids.move_to_end(key)
+            if ids is not None:
+                self._ids.move_to_end(key)
+        if ids is None and self._file is not None:
+            ids = self._file.get(key)
+        if ids is None:
+            return None
         return Spelt(self._tokenizer.decode(ids), ids)
 
     def _only_layout(self, ids: Sequence[int]) -> bool:
@@ -72,10 +81,18 @@ class Spellings:
         text = self._tokenizer.control_text
         return all(token in self._layout or text(token) is None for token in ids)
 
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file is not None:
+            self._file.close()
+
     def _put(self, key: bytes, ids: Sequence[int]) -> None:
+        kept = array("i", ids)
+        if self._file is not None:
+            self._file.put(key, kept)
         with self._lock:
-            self._count += len(ids) - len(self._ids.pop(key, ()))
-            self._ids[key] = array("i", ids)
+            self._count += len(kept) - len(self._ids.pop(key, ()))
+            self._ids[key] = kept
             while self._count > self._most:
                 self._count -= len(self._ids.popitem(last=False)[1])
 

@@ -92,6 +92,7 @@ def serve(
 
     Ctrl-C ends it: running replies are finished, or fail after --grace seconds.
     """
+    from dsv4.checkpoint.identity import identity
     from dsv4.checkpoint.revision import effort_revision
     from dsv4.server.run import listen
     from dsv4.server.settings import Settings
@@ -114,7 +115,8 @@ def serve(
     if host not in LOOPBACK and settings.api_key is None:
         note(f"dsv4: whoever reaches {host} can use this server: {KEY} would ask for a key")
     listening = listen(host, port)
-    engine = _engine(model, tokenizer, slots, state, queue, cache, on_disk, draft)
+    known = b"" if cache is None else identity(loading.folder)
+    engine = _engine(model, tokenizer, slots, state, queue, cache, on_disk, known, draft)
     _run(engine, tokenizer, settings, listening, grace)
 
 
@@ -126,6 +128,7 @@ def _engine(
     queue: int,
     cache: Path | None,
     on_disk: int,
+    identity: bytes,
     draft: float | None,
 ) -> Engine:
     from dsv4.engine.constraint import Constraints
@@ -141,6 +144,7 @@ def _engine(
         queue=queue,
         folder=cache,
         folder_bytes=on_disk,
+        identity=identity,
         draft=draft,
     )
 

@@ -45,7 +45,12 @@ class Scheduler:
                 return
             found = self.prefix.find(running.ids)
             if running.job.prompt_logprobs and not running.told:
-                found = found._replace(length=0, state=None, pages=[], missed="prompt_logprobs")
+                found = found._replace(
+                    length=0,
+                    state=None,
+                    pages=[],
+                    missed="the prompt's own log-probabilities were asked for",
+                )
                 running.prompt = [Token(running.job.ids[0])]
             elif self._is_being_read(running, found.length):
                 continue

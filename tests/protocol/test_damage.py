@@ -104,6 +104,41 @@ def test_damage_is_recovered_and_recorded(name):
     assert (content, calls) == ("x", [("f", '{"a": "ls", "n": 12}')]) and kinds
 
 
+RUN_TOGETHER = {  # what damage made of a tag, or of two
+    "a bare name, then a quoted one": (A, f'<{D}parameter name=r name="a" string="true">', "ls"),
+    "a name alone, then a quoted one": (A, f'<{D}parameter name name="a" string="true">', "ls"),
+    "a type without its end": (A, f'<{D}parameter name="a" string="true>', "ls"),
+    "a type without its end, quotes in the value": (
+        f"{A}ls",
+        f'<{D}parameter name="a" string="true>say "ls"',
+        'say "ls"',
+    ),
+    "a name without its end": (A, f'<{D}parameter name="a>', "ls"),
+}
+
+
+@pytest.mark.parametrize("name", RUN_TOGETHER)
+def test_attributes_that_are_damaged_are_read(name):
+    old, new, value = RUN_TOGETHER[name]
+    text = f"{OPEN}{INVOKE}{A}ls{STOP}{END}{CLOSE}{EOS}".replace(old, new)
+    content, calls, kinds = always(text, tools=tools(**PARAMETERS))
+    assert (content, calls) == ("", [("f", json.dumps({"a": value}))]) and kinds
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        f'</{D}invok\ninvoke name="g">',
+        f'</{D}invo|SML|invoke name="g">',
+        f'</{D}invoke\noke name="g">',
+        f'<{D}invoke name="f"parameter name="g" string="true">',
+    ],
+)
+def test_a_tag_that_was_two_is_text(tag):
+    content, calls, kinds = always(f"{OPEN}{INVOKE}{A}ls{STOP}{tag}\n{END}{CLOSE}{EOS}")
+    assert content.strip() == tag and calls == [("f", '{"a": "ls"}')] and kinds
+
+
 @pytest.mark.parametrize("end", ["/>", " />"])
 def test_a_call_that_closes_itself(end):
     text = f'{OPEN}<{D}invoke name="f"{end}\n{CLOSE}{EOS}'

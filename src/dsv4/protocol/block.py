@@ -10,7 +10,7 @@ from dsv4.protocol.marks import unmarked
 from dsv4.protocol.reading import Reading
 from dsv4.protocol.scan import Mode
 from dsv4.protocol.state import Outer, State
-from dsv4.protocol.tags import Item, Step, Tag, closes, is_of_block, is_text, opens, raw
+from dsv4.protocol.tags import Item, Step, Tag, closes, ends, is_of_block, is_text, opens, raw
 
 
 class Block(State):
@@ -78,7 +78,7 @@ class Block(State):
         if item == EOS or (item == END_THINK and reading.kind is Reasoning):
             reading.note("missing_end", raw(item), at)
             return self.outer.after_block(closed=False).step(Step("", item, at))
-        if item == END_THINK or (isinstance(item, Tag) and item.closing):
+        if item == END_THINK or ends(item):
             reading.note("stray_end", raw(item), at)
             self.gap = ""
             return self

@@ -13,7 +13,7 @@ from dsv4.protocol.constants import END_THINK, EOS
 from dsv4.protocol.deltas import Reasoning
 from dsv4.protocol.markup import Quotes, is_json, is_object
 from dsv4.protocol.state import State
-from dsv4.protocol.tags import Item, Step, Tag, closes, ends_call, is_text, opens, raw
+from dsv4.protocol.tags import Item, Step, Tag, closes, ends, ends_call, is_text, opens, raw
 from dsv4.protocol.value import Value
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ class Arguments(State):
                 reading.note("layout", gap, at - len(gap))
             reading.note("missing_end", raw(item), at)
             return self._end(item, at)
-        if isinstance(item, Tag) and item.closing:  # it ends nothing
-            reading.note("stray_end", item.raw, at)
+        if ends(item):
+            reading.note("stray_end", raw(item), at)
             self.gap = ""
             return self
         self.set_aside("unexpected_markup", raw(item), at)

@@ -23,7 +23,6 @@ BARS = "｜|‖∥∣ǀǁ│┃║￨¦￤❘❙❚⏐⎮।॥׀"
 _BAR = f"[{BARS}]{{0,2}}+"
 _GAP = r"\s{0,8}+"  # bounded: a tag is never found by backtracking through a page of spaces
 _LOOSE_DSML = (_BAR + _GAP, "[Dd]", "[Ss]", _GAP, "[Mm]", "[Ll]", _GAP + _BAR + _GAP)
-_ATTRIBUTES = r"""(?P<attributes>(?:=\s{0,8}+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))|[^<>=]++|=)*+)"""
 
 
 @cache
@@ -31,11 +30,14 @@ def loose_tag(marks: bool) -> str:
     """A pattern of any tag; group `tag` is None where the text may end inside one."""
     dsml = (re.escape(marked(DSML)), _GAP) if marks else _LOOSE_DSML
     ahead = marked(DSML)[0] if marks else f"[{BARS}]"
+    within = rf"[^{{0}}<]|<(?!/?{ahead})"  # a quote that has no end does not reach the next tag
+    quoted = "|".join(rf"{q}(?:{within.format(q)})*+(?:{q}|\Z)" for q in "\"'")
+    typed = '(?<=[Ss]tring)="(?:true|false)(?=>)'  # another that has no end
     return growing(
         rf"(?:<{_GAP}(?:/{_GAP})?+|/(?={ahead}|\Z))",
         *dsml,
         r"(?P<name>[A-Za-z][A-Za-z0-9_-]{0,31}+)",
-        _ATTRIBUTES,
+        rf"(?P<attributes>(?:{typed}|=\s{{0,8}}+(?:{quoted})|[^<>=]++|=)*+)",
         r"(?P<tag>>|(?=<))",
     )
 
@@ -51,7 +53,8 @@ _QUOTES = "\"'“”„‟″＂«»‹›‘’‚‛′`"
 _KEY = r"\s*([A-Za-z_][A-Za-z0-9_:-]*)"
 _ATTRIBUTE = re.compile(_KEY + r"""\s*=\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_.-]+))\s*""")
 _LOOSE_ATTRIBUTE = re.compile(
-    _KEY + rf"(?:\s*=\s*(?:[{_QUOTES}]([^{_QUOTES}]*)[{_QUOTES}]|([^\s{_QUOTES}=]+)))?\s*"
+    rf"{_KEY}(?:\s*=\s*(?:[{_QUOTES}]([^{_QUOTES}]*)[{_QUOTES}]"
+    rf"|[{_QUOTES}]([^\s{_QUOTES}=]*)\Z|([^\s{_QUOTES}=]+)))?\s*"
 )
 _TYPES = ("true", "false")  # the values of `string`
 _EXACT = re.compile(
@@ -100,7 +103,7 @@ def tag_of(found: re.Match[str]) -> Tag | None:
     rest = found["attributes"].rstrip()
     closing = "/" in raw[: found.start("name") - found.start()]
     empty = rest.endswith("/") and not closing and end == ">"
-    attributes = _attributes(rest[:-1] if empty else rest, whole=end == ">")
+    attributes = _attributes(rest[:-1] if empty else rest, end == ">", closing)
     name = _NAMES.get(word, "")
     if attributes is None:
         if len(raw) > LONGEST_UNREADABLE or end != ">" or "\n" in raw:
@@ -113,21 +116,47 @@ def tag_of(found: re.Match[str]) -> Tag | None:
     return Tag(raw, name, word, closing, empty, attributes, exact)
 
 
-def _attributes(text: str, whole: bool) -> dict[str, str] | None:
-    """By name, the first of each; bare words and values only where the tag is `whole`."""
-    for pattern in (_ATTRIBUTE, _LOOSE_ATTRIBUTE):
-        out: dict[str, str] = {}
-        at = 0
-        while at < len(text) and (found := pattern.match(text, at)):
-            value = next((group for group in found.groups()[1:] if group is not None), None)
-            bare = found[0].rstrip()[-1:].isalnum() and (value or "").lower() not in _TYPES
-            if bare and not whole:
-                break  # perhaps no attribute, but text after a tag that lost its end
-            out.setdefault(found[1].lower(), value or "")
-            at = found.end()
-        if at == len(text):
-            return out
-    return None
+class Attribute(NamedTuple):
+    """One of a tag."""
+
+    key: str
+    value: str
+    bare: bool  # without quotes, and neither true nor false
+
+
+def _attributes(text: str, whole: bool, closing: bool) -> dict[str, str] | None:
+    """By name, the first of each, a quoted one before others; None if they cannot be read.
+
+    Bare ones count only where the tag is `whole`, and in an end tag not beside a name.
+    """
+    row = _row(_ATTRIBUTE, text)
+    row = _row(_LOOSE_ATTRIBUTE, text) if row is None else row
+    if row is None:
+        return None
+    bare = any(one.bare for one in row)
+    names = {one.value for one in row if one.key == "name" and not one.bare}
+    if len(names) > 1 or (bare and (not whole or (closing and names))):
+        return None  # text after a tag that lost its end, or what was left of two tags
+    out = {one.key: one.value for one in reversed(row) if one.bare}
+    return out | {one.key: one.value for one in reversed(row) if not one.bare}
+
+
+def _row(pattern: re.Pattern[str], text: str) -> list[Attribute] | None:
+    row: list[Attribute] = []
+    at = 0
+    while at < len(text):
+        found = pattern.match(text, at)
+        if found is None:
+            return None
+        key, value = found[1].lower(), next(filter(None, found.groups()[1:]), "")
+        if at and not text[at - 1].isspace() and key not in ("name", "string"):
+            return None
+        if key == "string" and any(end in value for end in "<>"):
+            return None  # a quote that lost its end
+        bare = found[0].rstrip()[-1:].isalnum() and value.lower() not in _TYPES
+        row.append(Attribute(key, value, bare))
+        at = found.end()
+    return row
 
 
 def raw(item: Item) -> str:
@@ -150,6 +179,13 @@ def opens(item: Item, name: str) -> bool:
 def closes(item: Item, name: str) -> bool:
     """Ends one."""
     return isinstance(item, Tag) and item.closing and item.name == name
+
+
+def ends(item: Item) -> bool:
+    """Is an end tag that hides nothing: of a known name, or of another name alone."""
+    if not isinstance(item, Tag) or not item.closing:
+        return False
+    return bool(item.name or (item.word and not item.attributes))
 
 
 def opens_unknown(item: Item) -> bool:

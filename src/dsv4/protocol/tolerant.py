@@ -18,7 +18,7 @@ from dsv4.protocol.marks import marked
 from dsv4.protocol.reading import Offer, Reading
 from dsv4.protocol.scan import BEGINS, Scanner, without_line_ends
 from dsv4.protocol.state import Outer, State
-from dsv4.protocol.tags import Half, Item, Step, Tag, is_text, opens, opens_unknown, raw
+from dsv4.protocol.tags import Half, Item, Step, Tag, ends, is_text, opens, opens_unknown, raw
 
 
 class TolerantReader:
@@ -148,7 +148,7 @@ class Text(Outer):
     def _is_stray(self, item: Item) -> bool:
         """An end tag after a block, or an end of reasoning that was not open, ends nothing."""
         if isinstance(item, Tag):
-            return item.closing and self.reading.blocks > 0
+            return ends(item) and self.reading.blocks > 0
         return item == END_THINK and self.reading.kind is Content
 
     def _say(self, text: str, at: int) -> None:

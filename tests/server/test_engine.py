@@ -8,6 +8,7 @@ from server.running import MODEL, serving
 from server.test_chat import OFF, TOOLS
 
 import dsv4
+from dsv4.checkpoint.identity import identity
 from dsv4.checkpoint.load import packaged
 from dsv4.engine.constraint import Constraints
 from dsv4.engine.engine import Engine
@@ -74,6 +75,21 @@ def test_ten_turns_prefill_only_what_is_new(real):
         messages.append({"role": "assistant", "content": content})
     again = chat(real, messages[:-1], max_tokens=1)
     assert again.usage.prompt_cache_miss_tokens == 1  # a retry costs one token
+
+
+def test_turns_over_restarts_prefill_only_what_is_new(model, tmp_path):
+    """A new server each turn: prefixes and the spellings of replies are on disk."""
+    messages, options = [], {"folder": tmp_path, "identity": identity(packaged())}
+    for turn in range(4):
+        said = f"Turn {turn}: tell me more about {PROMPTS[turn % 3]}"
+        messages.append({"role": "user", "content": said})
+        engine, tokenizer = engine_of(model, **options)
+        with serving(engine, tokenizer, folder=tmp_path) as server:
+            reply = chat(server, messages, temperature=1, seed=turn, max_tokens=60)
+        if turn:
+            fresh = len(tokenizer.encode(said))
+            assert reply.usage.prompt_cache_miss_tokens <= fresh + 16, reply.dsv4
+        messages.append({"role": "assistant", "content": reply.choices[0].message.content})
 
 
 def test_calls_that_are_forced_end_by_themselves(real):

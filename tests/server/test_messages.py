@@ -5,7 +5,7 @@ import json
 import anthropic
 import pytest
 from server.running import MODEL
-from server.test_chat import BLOCK, EOS
+from server.test_chat import BLOCK, EOS, accepts
 
 USER = [{"role": "user", "content": "hello"}]
 OFF = {"type": "disabled"}
@@ -115,8 +115,6 @@ def test_a_round_of_tools_with_thinking_passed_back(server):
 
 
 def test_any_forces_a_call_and_one_can_be_the_most(server):
-    from server.test_chat import accepts
-
     server.say(f"x{EOS}")
     ask(server, tools=TOOLS, tool_choice={"type": "any"}, thinking=OFF)
     opened = BLOCK.split("tool_calls>\n", 1)[1]

@@ -13,6 +13,7 @@ from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests import (
     Request,
     RequestOptions,
+    common,
     from_anthropic,
     from_openai,
     from_responses,
@@ -151,8 +152,6 @@ class Service:
         return body
 
     def _stop(self, body: Mapping[str, Any]) -> tuple[str, ...]:
-        from dsv4.protocol.requests import common
-
         return common.check_stop(common.read_stop(body, "stop"))
 
     def _exchange(self, prefix: str, model: str | None, inbox: Inbox) -> Exchange:

@@ -114,7 +114,9 @@ def tables(*pages):
 
 def handed(twin, batch=2, n=20):
     """What a call takes, all right: a page of each sequence holds 128 tokens."""
-    span = module.Span(n, [0] * batch, [n] * batch, list(range(batch)), tables([0], [1]))
+    span = module.Span(
+        n, [0] * batch, [n] * batch, list(range(batch)), tables([0], [1]), [0] * batch
+    )
     state = LayerState(twin.config, 1, batch, 2, twin.precision, "cpu")
     x = torch.randn(batch, n, twin.config.hc_mult, twin.config.hidden_size)
     return state, span, x, torch.randint(97, (batch, n))
@@ -161,12 +163,24 @@ def test_native_calls_are_looked_at(twin, folder):
     with pytest.raises(ValueError, match="made for another layer"):
         other.attend(native_state, span, imported(module, x))
     for wrong, match in (
-        (module.Span(20, [0, 0], [20, 20], [0, 2], tables([0], [1])), "for 2 slots, .* needs 3"),
-        (module.Span(20, [0, 0], [20, 20], [0, 1], tables([0], [2])), "for 2 pages, .* needs 3"),
-        (module.Span(20, [120, 0], [20, 20], [0, 1], tables([0], [1])), "for 32 entries of a seq"),
-        (module.Span(20, [0, 0], [20, 20], [0, 1], tables([0], [])), "for 0 entries of a seq"),
         (
-            module.Span(19, [0, 0], [19, 19], [0, 1], tables([0], [1])),
+            module.Span(20, [0, 0], [20, 20], [0, 2], tables([0], [1]), [0, 0]),
+            "for 2 slots, .* needs 3",
+        ),
+        (
+            module.Span(20, [0, 0], [20, 20], [0, 1], tables([0], [2]), [0, 0]),
+            "for 2 pages, .* needs 3",
+        ),
+        (
+            module.Span(20, [120, 0], [20, 20], [0, 1], tables([0], [1]), [0, 0]),
+            "for 32 entries of a seq",
+        ),
+        (
+            module.Span(20, [0, 0], [20, 20], [0, 1], tables([0], []), [0, 0]),
+            "for 0 entries of a seq",
+        ),
+        (
+            module.Span(19, [0, 0], [19, 19], [0, 1], tables([0], [1]), [0, 0]),
             r"the streams are float32 \[2, 20, 4, 64\], must be",
         ),
     ):
@@ -195,19 +209,21 @@ WRONG_SPANS = {
     "slots": [[0], [1], [], tables([0])],
     "tables": [[0], [1], [0], []],
     "page": [[0], [1], [0], tables([-1])],
+    "known": [[0], [1], [0], tables([0]), [-1]],
+    "knowns": [[0], [1], [0], tables([0]), []],
 }
 
 
 @needs_native
 @pytest.mark.parametrize("wrong", WRONG_SPANS)
 def test_native_spans_are_looked_at(wrong):
-    with pytest.raises(ValueError, match="a start, a length, a slot and a table"):
-        module.Span(20, *WRONG_SPANS[wrong])
+    with pytest.raises(ValueError, match="a start, a length, a slot, a table and known"):
+        module.Span(20, *WRONG_SPANS[wrong][:4], *WRONG_SPANS[wrong][4:] or [[0]])
     for table in (array("q", [0]), array("f", [0.0]), b"0000"):
         with pytest.raises(ValueError, match="array of C ints"):
-            module.Span(20, [0], [1], [0], [table])
+            module.Span(20, [0], [1], [0], [table], [0])
     with pytest.raises((TypeError, BufferError)):
-        module.Span(20, [0], [1], [0], [7])
+        module.Span(20, [0], [1], [0], [7], [0])
 
 
 @needs_native

@@ -238,7 +238,7 @@ def test_native_calls_are_looked_at(model, hidden):
 
     def span(block=False):
         tables = [SequenceState(0).pages] * 2
-        return module.Span(4, [0, 0], [4, 4], [0, 1], tables, block)
+        return module.Span(4, [0, 0], [4, 4], [0, 1], tables, [0, 0], block)
 
     def handed(*shape, dtype=kind):
         return imported(module, torch.zeros(shape, dtype=dtype))

@@ -39,9 +39,11 @@ def test_a_kept_cache_says_what_a_fresh_one_says(model, tokenizer):
 
 def test_only_what_is_new_is_computed(model, tokenizer, monkeypatch):
     chat, fed = Chat(model, tokenizer, Sampling(temperature=0, max_tokens=5)), []
-    streams = model.streams
+    streams = model.streams_and_targets
     monkeypatch.setattr(
-        model, "streams", lambda ids, *rest: fed.append(ids.shape[1]) or streams(ids, *rest)
+        model,
+        "streams_and_targets",
+        lambda ids, *rest: fed.append(ids.shape[1]) or streams(ids, *rest),
     )
     answer(chat, "x" * 100)
     before = len(fed)

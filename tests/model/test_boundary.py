@@ -98,6 +98,9 @@ def test_streams_of_another_kind_are_refused(model, ids):
             model.draft_streams(right, ids[:, 1:])
         turned = right.transpose(0, 1).contiguous().transpose(0, 1)  # as it lies matters not
         assert torch.equal(model.logits(turned), model.logits(right))
+        for b in (1, 2):
+            part = model.logits(right[:b, ::2])
+            assert torch.equal(part, model.logits(right[:b, ::2].contiguous()))
 
 
 # ---- the native module itself -------------------------------------------------------------------

@@ -168,6 +168,8 @@ def test_bad_ids_are_refused_and_the_cache_is_untouched(bad, words, model, devic
 
 
 def test_bad_lengths_and_batch_are_refused(model, ids):
+    with pytest.raises(ValueError, match="ids are on meta, the model is on"):
+        model(ids.to("meta"))
     with pytest.raises(ValueError, match="between 0 and 5"):
         model(ids[:, :5], model.new_cache(2), lengths=[6, 1])
     with pytest.raises(ValueError, match="holds 3 sequences"):

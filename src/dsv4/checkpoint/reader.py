@@ -169,7 +169,7 @@ class Checkpoint:
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path} holds no config.json") from error
         except ConfigError as error:
-            raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
+            raise CheckpointError(str(error)) from error
 
     def _complete(self, fields: Fields) -> Config:
         """The config of what is stored: absent fields from shapes, forms from dtypes."""

@@ -49,7 +49,8 @@ def fields_of(values: Mapping[str, Any]) -> Fields:
 def read_fields(path: str | os.PathLike[str]) -> Fields:
     """The fields of `path`: a config.json or the folder of one.
 
-    Raises: FileNotFoundError, ConfigError (no regular file, bad JSON, a value that breaks a rule).
+    Raises: FileNotFoundError, ConfigError that names the file
+    (no regular file, bad JSON, a value that breaks a rule).
     """
     file = Path(path)
     file = file / "config.json" if file.is_dir() else file
@@ -59,7 +60,10 @@ def read_fields(path: str | os.PathLike[str]) -> Fields:
         raise ConfigError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold a JSON object, found {type(values).__name__}")
-    return fields_of(values)
+    try:
+        return fields_of(values)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

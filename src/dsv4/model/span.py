@@ -134,10 +134,6 @@ class Span:
 
     # ---- compressed blocks -------------------------------------------------------------------
 
-    def open_block(self, ratio: int) -> list[int]:
-        """Index of the first block that had not closed before the span."""
-        return [start // ratio for start in self.starts]
-
     def closing(self, ratio: int) -> int:
         """The most blocks that close in any sequence."""
         ends = zip(self.starts, self.lengths, strict=True)

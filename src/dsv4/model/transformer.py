@@ -236,6 +236,8 @@ class Transformer(Twinned[Head], StreamHead):
                 f"ids must be a non-empty integer tensor [batch, n], got {ids.dtype} "
                 f"of shape {list(ids.shape)}"
             )
+        if ids.device != self.device:
+            raise ValueError(f"ids are on {ids.device}, the model is on {self.device}")
         b, n = ids.shape
         self.check_ids(ids)
         real = [n] * b if lengths is None else list(lengths)

@@ -367,7 +367,7 @@ class HeadTwin:
     def _run(self, head: Any, streams: Tensor, hidden: Tensor | None = None) -> Tensor:
         native.use_threads(self.module)
         out = torch.empty(*streams.shape[:-2], self.vocabulary)  # float32 [.., vocab]
-        x = streams.reshape(1, -1, *streams.shape[-2:])
+        x = streams.reshape(1, -1, *streams.shape[-2:]).contiguous()
         written = (out.view(1, -1, self.vocabulary), hidden)
         head.logits(
             imported(self.module, x),

@@ -41,7 +41,7 @@ class Pending:
             raise RequestError(f"{call_id!r} already has a result", path)
         elif self._waiting:
             left = ", ".join(map(repr, self._waiting))
-            raise RequestError(f"{call_id!r} answers no call: {left} wait for a result", path)
+            raise RequestError(f"{call_id!r} answers no call; those without a result: {left}", path)
         else:
             raise RequestError(f"{call_id!r} answers no call of the reply before it", path)
 

@@ -228,7 +228,7 @@ def test_twins_keep_nothing_on_spans_and_states(model, ids):
     cache = model.new_cache(3)
     with torch.inference_mode():
         model(ids, cache)
-    fields = {"window", "compressor", "indexer"}
+    fields = {"kind", "window", "compressor", "indexer"}
     assert all(set(vars(state)) == fields for state in cache.layers)
     seen = [layer.twin.seen for layer in model.layers]
     assert all(state in each for state, each in zip(cache.layers, seen, strict=True))

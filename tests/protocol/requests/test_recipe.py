@@ -23,7 +23,7 @@ from dsv4.protocol import (
 )
 from dsv4.protocol import constants as c
 
-from . import draws
+from . import draws, draws_responses
 
 recipe = pytest.importorskip("deepseek_recipe")
 
@@ -31,7 +31,7 @@ COUNT = int(os.environ.get("DSV4_REQUESTS", "1000"))
 APIS = {
     "chat": (draws.chat, from_openai, recipe.ChatCompletionRequest),
     "messages": (draws.anthropic, from_anthropic, recipe.MessagesRequest),
-    "responses": (draws.responses, from_responses, recipe.ResponsesRequest),
+    "responses": (draws_responses.responses, from_responses, recipe.ResponsesRequest),
 }
 JULY = RequestOptions(revision="2026-07")
 GIVEN = re.compile(  # the texts that the contract gives

@@ -1,4 +1,4 @@
-"""Requests of Chat Completions and Messages, drawn: sound ones, and ones with a fault in one place or two."""
+"""Requests of Chat Completions and Messages, drawn: sound ones, and ones with a fault or two."""
 
 import copy
 

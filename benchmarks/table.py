@@ -137,6 +137,37 @@ def resident() -> str:
     return "\n".join(lines)
 
 
+def speculate() -> str:
+    """The table of benchmarks/speculate.py's last run."""
+    report = json.loads((RESULTS / "speculate.json").read_text(encoding="utf-8"))
+    us = report["parts_us"]
+    lines = [
+        f"`{report['checkpoint']}` in the engine, one sequence, {report['tokens']} tokens, "
+        f"{report['machine']}; µs of processor time a token, medians of {report['rounds']} "
+        "alternating rounds, drafting forced (`benchmarks/speculate.py`):",
+        "",
+        "| | drafts that stand | without drafts | with drafts | speed | limit of the operators |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        without, with_drafts = row["us_a_token"]["processor"]
+        name = "greedy" if row["temperature"] == 0 else f"temperature {row['temperature']:g}"
+        lines.append(
+            f"| {name} | {row['accepted']:.0%} | {without:,.0f} | {with_drafts:,.0f} "
+            f"| ×{row['ratio']['processor']:.2f} | ×{row['limit']:.2f} |"
+        )
+    one, two = us["forward 1"] + us["head 1"], us["forward 2"] + us["head 2"]
+    draft = us["draft 1"] + us["draft head"]
+    lines += [
+        "",
+        f"One token costs {one:.0f} µs of native operators (head {us['head 1']:.0f}), two that are "
+        f"verified together {two:.0f}, a draft {draft:.0f} (head {us['draft head']:.0f}): a step "
+        f"with drafts takes {(two + draft) / one:.2f} times one without, and would be "
+        f"×{2 * one / (two + draft):.2f} if every draft stood.",
+    ]
+    return "\n".join(lines)
+
+
 def modes() -> str:
     """The table of benchmarks/modes.py's last run."""
     report = json.loads((RESULTS / "modes.json").read_text(encoding="utf-8"))
@@ -180,6 +211,7 @@ def main() -> None:
         ("README.md", "nano", nano),
         ("docs/architecture.md", "modes", modes),
         ("docs/architecture.md", "resident", resident),
+        ("docs/engine.md", "speculate", speculate),
         ("docs/protocol.md", "protocol", protocol),
     )
     for file, name, make in parts:

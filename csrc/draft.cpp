@@ -1,7 +1,8 @@
-// What a block draft has beside its stages:
+// What drafts have beside their blocks.
 //
-//   main_x = RMSNorm(main_proj · main_hidden)
-//   e = markov_w1[x_k];  l_k = base_k + markov_w2 · e;  c_k = proj · [u_k ; e]
+// MTP:     x_j = e_proj · RMSNorm(embedded) + h_proj · RMSNorm(h_j) for each stream j
+// DSpark:  main_x = RMSNorm(main_proj · main_hidden)
+//          e = markov_w1[x_k];  l_k = base_k + markov_w2 · e;  c_k = proj · [u_k ; e]
 #include <cstring>
 
 #include "inputs.h"
@@ -20,7 +21,40 @@ void read_row(const Matrix& w, int64_t r, float* to) {
   for (int64_t i = 0; i < w.columns; ++i) to[i] = from_bf16(from[i]);
 }
 
+// w · RMSNorm(x) for rows of x at `sources` [.., parts, d]: float32 [rows, parts, d].
+float* projected(Pool& pool, Arena& arena, const Matrix& w, const float* norm, float eps, bool exact,
+                 const void* x, const int64_t* sources, int64_t rows, int64_t parts) {
+  const int64_t d = w.columns, count = rows * parts;
+  Streams from(pool, const_cast<void*>(x), sources, rows, parts * d, exact, arena);  // read only
+  float* u = arena.take<float>(count * d);
+  std::memcpy(u, from.data(), count * d * sizeof(float));
+  normalise(pool, u, norm, count, d, eps, exact);
+  float* y = arena.take<float>(count * w.rows);
+  Inputs in(pool, arena, u, count, d, d, exact);
+  multiply(pool, {{&w, 0, w.rows, in.low(w.format), count, nullptr, nullptr, y, w.rows}});
+  store_precision(y, count * w.rows, exact);
+  return y;
+}
+
 }  // namespace
+
+void join_rows(const Joint& joint, const Span& span, const void* embedded, const void* streams,
+               void* x) {
+  Pool& pool = Pool::instance();
+  Arena& arena = caller_arena();
+  const int64_t d = joint.e_proj.rows, hc = joint.streams;
+  for (const Pass& pass : span.passes) {
+    Scope scope(arena);
+    const float* e = projected(pool, arena, joint.e_proj, joint.enorm, joint.eps, joint.exact,
+                               embedded, pass.sources.data(), pass.rows, 1);
+    float* h = projected(pool, arena, joint.h_proj, joint.hnorm, joint.eps, joint.exact, streams,
+                         pass.sources.data(), pass.rows, hc);
+    for (int64_t r = 0; r < pass.rows * hc; ++r) {
+      for (int64_t i = 0; i < d; ++i) h[r * d + i] += e[r / hc * d + i];
+    }
+    write_rows(pool, h, x, pass.sources.data(), pass.rows, hc * d, joint.exact);
+  }
+}
 
 void make_context(const Context& context, const Span& span, const void* hidden, void* x) {
   Pool& pool = Pool::instance();

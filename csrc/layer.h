@@ -83,6 +83,15 @@ struct Context {
   float eps = 1e-6f;
 };
 
+// What the MTP block reads: e_proj · RMSNorm(embedded) + h_proj · RMSNorm(stream), of each stream.
+struct Joint {
+  bool exact = false;
+  int64_t streams = 4;
+  Matrix e_proj, h_proj;  // [d, d]
+  const float *enorm = nullptr, *hnorm = nullptr;
+  float eps = 1e-6f;
+};
+
 // What a token adds to the next one's logits, and how sure a draft is of the row before.
 struct Markov {
   Matrix w1, w2;  // [vocabulary, rank]

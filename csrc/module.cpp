@@ -59,7 +59,7 @@ auto strict(const char* name) { return nb::arg(name).noconvert(); }
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.attr("ABI") = 4;  // raised here and in ops/native.py whenever a name or an argument changes
+  m.attr("ABI") = 5;  // raised here and in ops/native.py whenever a name or an argument changes
 
   nb::class_<OwnedMatrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t, Bytes, std::optional<Bytes>,
@@ -212,6 +212,31 @@ NB_MODULE(_native, m) {
         const void* means = hidden.checked("the means", dtype, {span.batch, span.columns, w.columns});
         void* rows = x.checked("the rows", dtype, {span.batch, span.columns, w.rows});
         alone([&] { kernels()->context(c.value, span.value, means, rows); });
+      });
+
+  using OwnedJoint = Owned<Joint>;
+  nb::class_<OwnedJoint>(m, "Joint")
+      .def("__init__", [](OwnedJoint* self, bool exact, int64_t streams, float eps,
+                          nb::object e_proj, nb::object h_proj, Floats enorm, Floats hnorm) {
+        const Matrix e = nb::cast<OwnedMatrix&>(e_proj).matrix;
+        const Matrix h = nb::cast<OwnedMatrix&>(h_proj).matrix;
+        require_matrix("e_proj", e, e.rows, e.rows);
+        require_matrix("h_proj", h, e.rows, e.rows);
+        require_shape("enorm", shape_of(enorm), {e.rows});
+        require_shape("hnorm", shape_of(hnorm), {e.rows});
+        new (self) OwnedJoint{{exact, streams, e, h, enorm.data(), hnorm.data(), eps},
+                              {},
+                              {e_proj, h_proj, nb::cast(enorm), nb::cast(hnorm)}};
+      }, nb::arg("exact"), nb::arg("streams"), nb::arg("eps"), nb::arg("e_proj"),
+         nb::arg("h_proj"), strict("enorm"), strict("hnorm"))
+      .def("rows", [](const OwnedJoint& j, const OwnedSpan& span, const dsv4::Tensor& embedded,
+                      const dsv4::Tensor& streams, const dsv4::Tensor& x) {
+        const int64_t b = span.batch, n = span.columns, hc = j.value.streams, d = j.value.e_proj.rows;
+        const auto dtype = floating(j.value.exact);
+        const void* e = embedded.checked("the embedded ids", dtype, {b, n, d});
+        const void* h = streams.checked("the streams", dtype, {b, n, hc, d});
+        void* rows = x.checked("the rows", dtype, {b, n, hc, d});
+        alone([&] { kernels()->join(j.value, span.value, e, h, rows); });
       });
 
   using OwnedMarkov = Owned<Markov>;

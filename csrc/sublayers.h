@@ -16,6 +16,8 @@ struct Kernels {
   // a block draft's: rows [batch, columns, d] become window entries of the span's tokens
   void (*remember)(const Layer&, const LayerState&, const Span&, const void* x);
   void (*context)(const Context&, const Span&, const void* hidden, void* x);
+  // an MTP block's: embedded [batch, columns, d], streams [batch, columns, hc, d] → x like streams
+  void (*join)(const Joint&, const Span&, const void* embedded, const void* streams, void* x);
   // row k of blocks: hidden [batch, block, d], logits [batch, block, vocabulary], tokens [batch]
   // → logits [batch, vocabulary] and confidence [batch] once the token before is known
   void (*markov)(const Markov&, const int64_t* tokens, int64_t batch, int64_t block, int64_t k,

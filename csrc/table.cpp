@@ -56,8 +56,8 @@ void keys(const float* x, int64_t rows, int64_t ic, uint8_t* packed, float* back
 }  // namespace
 
 const Kernels KERNELS{DSV4_TEXT(DSV4_ISA), attend_layer, mix_layer,     head_logits,
-                      remember_layer,      make_context, correct_row,   multiply_rows,
-                      attend_keys,         choose,       hyper,         entries,
-                      keys};
+                      remember_layer,      make_context, join_rows,     correct_row,
+                      multiply_rows,       attend_keys,  choose,        hyper,
+                      entries,             keys};
 
 }  // namespace dsv4::DSV4_ISA

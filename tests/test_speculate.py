@@ -130,9 +130,33 @@ def test_the_drafts_cache_after_a_step_is_that_of_a_fresh_prompt(model, prompts)
     ours = drafts.propose(torch.tensor(anchors), lambda logits: logits.argmax(-1))
     fresh_cache, fresh = model.new_cache(3), drafter(model, 3)
     prefill(model, ids, fresh_cache, read=fresh.read)
-    assert fresh_cache.lengths == cache.lengths and fresh.cache.lengths == drafts.cache.lengths
     theirs = fresh.propose(torch.tensor(anchors), lambda logits: logits.argmax(-1))
+    assert fresh_cache.lengths == cache.lengths and fresh.cache.lengths == drafts.cache.lengths
     assert torch.allclose(ours.logits, theirs.logits, atol=1e-4)
+
+
+def test_an_mtp_block_runs_each_row_once(make_model, prompts, monkeypatch):
+    model, rows = make_model(max_position_embeddings=64).cpu(), []
+    run = model.draft_streams
+
+    def counted(streams, ids, cache, lengths):
+        rows.extend(lengths)
+        return run(streams, ids, cache, lengths)
+
+    monkeypatch.setattr(model, "draft_streams", counted)
+    plain = [one.ids for one in dsv4.generate(model, prompts, sampling=GREEDY)]
+    truths = [p + ids for p, ids in zip(prompts, plain, strict=True)]
+    for wrong in (0, 9):  # every draft falls; every draft stands
+        cache, drafts = model.new_cache(3), Knows(drafter(model, 3), truths, wrong)
+        logits = prefill(model, prompts, cache, read=drafts.read)
+        anchors, generators = logits.argmax(-1).tolist(), [Sampling().generator()] * 3
+        for _ in range(4):
+            done = step(model, cache, drafts, anchors, [1, 1, 1], [GREEDY] * 3, generators)
+            assert done.accepted == [int(wrong > 0)] * 3
+            anchors = [ids[-1] for ids in done.ids]
+        drafts.inner.propose(torch.tensor(anchors), lambda logits: logits.argmax(-1))
+        assert sum(rows) == sum(drafts.inner.cache.lengths) + 3  # the anchors' are not counted yet
+        rows.clear()
 
 
 def test_limits(make_model, prompts):

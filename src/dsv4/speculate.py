@@ -21,7 +21,7 @@ from torch import Tensor
 from dsv4.model.cache import Cache
 from dsv4.model.draft import Proposal, propose, remember
 from dsv4.model.transformer import Transformer
-from dsv4.ops.accept import accept_greedy, accept_sampled, confident
+from dsv4.ops.accept import accept_greedy, accept_sampled
 from dsv4.sampling import Sampling, draw, probabilities, sample
 
 Choose = Callable[[Tensor], Tensor]
@@ -72,52 +72,98 @@ class BlockDrafter:
         return propose(self.model, anchors, self.cache, choose)
 
 
+@dataclass
+class Waiting:
+    """What the MTP block has not run for good of one sequence: the streams [k, hc, d] of its last
+    tokens, and the tokens after them, all but the one after the last.
+
+    `ran` is the token that the last row was run with all the same, for a proposal: where it comes
+    true that row stands.
+    """
+
+    streams: Tensor
+    after: list[int]
+    ran: int | None = None
+
+    @classmethod
+    def nothing(cls, model: Transformer) -> Waiting:
+        """Of a sequence without tokens, or whose tokens were not told."""
+        shape = (0, model.config.hc_mult, model.config.hidden_size)
+        return cls(torch.empty(shape, dtype=model.dtype, device=model.device), [])
+
+    def add(self, tokens: list[int], streams: Tensor) -> bool:
+        """Tokens that stand, and their streams [n, hc, d]; whether the row that ran stands too."""
+        stands = self.ran == tokens[0]
+        self.ran = None
+        if stands or not len(self.streams):
+            self.streams, self.after = streams, tokens[1:]
+        else:
+            self.streams = torch.cat((self.streams, streams))
+            self.after = [*self.after, *tokens]
+        return stands
+
+    def keep_last(self) -> None:
+        """The rows before the last were run."""
+        self.streams, self.after = self.streams[-1:].clone(), []  # a piece of a prompt may go
+
+
 class MTPDrafter:
     """MTP: one token. Row t needs token t + 1, so the last token's streams wait for the anchor.
 
-    `waiting` [b, 1, hc, d] are those streams, where `begun` [b, 1] is 1: nothing waits at first.
+    Each row is run once: the proposal's stands where its anchor does, and those of drafts that
+    stood are run with the next proposal, in one call.
     """
 
     most = 1
+    FEW = 4  # rows that may wait for a proposal
 
-    def __init__(
-        self,
-        model: Transformer,
-        cache: Cache,
-        waiting: Tensor | None = None,
-        begun: Tensor | None = None,
-    ):
+    def __init__(self, model: Transformer, cache: Cache, waiting: list[Waiting] | None = None):
         self.model, self.cache = model, cache
-        shape = (cache.batch, 1, model.config.hc_mult, model.config.hidden_size)
-        if waiting is None or begun is None:
-            waiting = torch.zeros(shape, dtype=model.dtype, device=model.device)
-            begun = torch.zeros(shape[:2], dtype=torch.int64, device=model.device)
-        self.waiting, self.begun = waiting, begun
+        self.waiting = waiting or [Waiting.nothing(model) for _ in range(cache.batch)]
 
     def read(
         self, ids: Tensor, streams: Tensor, targets: Tensor | None, lengths: Sequence[int]
     ) -> None:
-        """Run the block over the rows whose next token is known."""
-        b, n = ids.shape
-        rows = torch.cat((self.waiting, streams), dim=1)  # [b, n + 1, hc, d]
-        counts = torch.tensor(lengths, device=ids.device).unsqueeze(1)
-        column = torch.arange(n, device=ids.device) + (1 - self.begun)  # without the one that waits
-        sequence = torch.arange(b, device=ids.device).unsqueeze(1)
-        known = (counts - 1 + self.begun).clamp(min=0) * (counts > 0)
-        before, after = rows[sequence, column], ids[sequence, column.clamp(max=n - 1)]
-        if known.any():
-            self.model.draft_streams(before, after, self.cache, known.flatten().tolist())
-        self.waiting = rows[sequence, counts]
-        self.begun = self.begun | (counts > 0).long()
+        """Keep the rows; where many have a known next token, run the block over those."""
+        told = zip(self.waiting, self.cache.sequences, ids.tolist(), lengths, strict=True)
+        for b, (waiting, sequence, row, count) in enumerate(told):
+            if count and waiting.add(row[:count], streams[b, :count]):
+                sequence.length += 1
+        if max(len(waiting.after) for waiting in self.waiting) > self.FEW:
+            rows = [waiting.streams[: len(waiting.after)] for waiting in self.waiting]
+            self._run(rows, [waiting.after for waiting in self.waiting])
+            for waiting in self.waiting:
+                waiting.keep_last()
 
     def propose(self, anchors: Tensor, choose: Choose) -> Proposal:
-        """One token from the row that waits; the cache is left as it was."""
-        before = list(self.cache.lengths)
-        streams = self.model.draft_streams(self.waiting, anchors.unsqueeze(1), self.cache)
-        self.cache.truncate(before)
-        _, logits = self.model.draft_logits(streams)  # [b, 1, V]
+        """One token from each one's last row, which the cache stores and does not count."""
+        ids = anchors.tolist()
+        rows = [waiting.streams for waiting in self.waiting]
+        rows = [row if len(row) else row.new_zeros(1, *row.shape[1:]) for row in rows]
+        following = [[*w.after, anchor] for w, anchor in zip(self.waiting, ids, strict=True)]
+        streams = self._run(rows, following)
+        self.cache.truncate([length - 1 for length in self.cache.lengths])
+        for waiting, anchor in zip(self.waiting, ids, strict=True):
+            if len(waiting.streams):
+                waiting.keep_last()
+                waiting.ran = anchor
+        last = [row[len(each) - 1] for row, each in zip(streams, following, strict=True)]
+        _, logits = self.model.draft_logits(torch.stack(last).unsqueeze(1))  # [b, 1, V]
         sure = logits.new_full((len(anchors), 1), torch.inf)
         return Proposal(choose(logits[:, 0]).unsqueeze(1), logits, sure)
+
+    def _run(self, rows: list[Tensor], following: list[list[int]]) -> Tensor:
+        """The block over rows [k_b, hc, d], each with the token that follows it → its streams,
+        [b, longest, hc, d]."""
+        lengths = [len(each) for each in following]
+        n = max(lengths)
+        ids = torch.tensor([each + [0] * (n - len(each)) for each in following])
+        streams = rows[0].unsqueeze(0)
+        if len(rows) > 1:
+            streams = streams.new_zeros(len(rows), n, *streams.shape[2:])
+            for padded, row in zip(streams, rows, strict=True):
+                padded[: len(row)] = row
+        return self.model.draft_streams(streams, ids.to(self.model.device), self.cache, lengths)
 
 
 @dataclass(frozen=True)
@@ -153,7 +199,7 @@ def step(
     if any(most):
         wanting = [b for b, bound in enumerate(most) if bound]
         proposal = drafter.propose(column, _chooser(column, wanting, samplings, generators))
-        sure = confident(proposal.confidence, threshold).tolist()
+        sure = proposal.trusted(threshold)
         counts = [min(bound or 0, n) for bound, n in zip(most, sure, strict=True)]
         ids = torch.cat((ids, proposal.ids), dim=1)[:, : max(counts) + 1]
         drafted = proposal.logits

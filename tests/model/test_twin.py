@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import dsv4
+from dsv4.model.cache import SequenceState
+from dsv4.model.span import Span
 from dsv4.ops import native
 
 pytestmark = pytest.mark.skipif(native.module() is None, reason="the native module is not built")
@@ -153,6 +155,30 @@ def test_a_draft_is_near_its_plain_twin(model, plain, ids):
         )
     error = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert error.median() < 0.05
+
+
+def test_what_an_mtp_block_reads(model, plain, ids):
+    """Alike but for values on the other side of a rounding; in any batch the same to the bit."""
+    block, window = model.mtp[0], model.config.sliding_window
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 200, model.config.hc_mult, model.config.hidden_size)
+    streams = torch.randn(shape, generator=generator).to(model.dtype)
+    embedded = model.embed.weight[ids].to(model.dtype)
+
+    def joined(rows, lengths):
+        n = max(lengths)
+        places = [SequenceState.whole(model.config, b, n) for b in range(len(lengths))]
+        span = Span([0] * len(lengths), n, lengths, window, "cpu", places)
+        return block.twin.join(streams[rows, :n], embedded[rows, :n], span)
+
+    with torch.inference_mode():
+        whole = joined([0, 1, 2], [200, 200, 200])
+        expected = plain.mtp[0].join(streams, embedded, None)
+        ragged = joined([0, 1, 2], [200, 7, 0])
+        assert torch.equal(ragged[0], whole[0]) and torch.equal(ragged[1, :7], whole[1, :7])
+        assert torch.equal(joined([2], [1]), whole[2:, :1])
+    error = (whole - expected).float().norm(dim=-1) / expected.float().norm(dim=-1)
+    assert whole.dtype is expected.dtype and error.median() < 1e-3 and error.mean() < 2e-3
 
 
 def test_shapes_beyond_the_native_ones_run_plain_and_say_so(make_checkpoint, ids):

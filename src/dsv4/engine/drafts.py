@@ -19,8 +19,7 @@ from dsv4.engine.running import Running
 from dsv4.model.cache import Cache, SequenceState
 from dsv4.model.draft import Proposal
 from dsv4.model.transformer import Transformer
-from dsv4.ops.accept import confident
-from dsv4.speculate import BlockDrafter, Drafter, MTPDrafter
+from dsv4.speculate import BlockDrafter, Drafter, MTPDrafter, Waiting
 
 
 class Drafts:
@@ -31,9 +30,7 @@ class Drafts:
         first = config.num_hidden_layers
         self.model, self.threshold = model, threshold
         self.stores = model.new_stores(slots, 0, range(first, first + config.draft_stages))
-        shape = (slots, 1, config.hc_mult, config.hidden_size)
-        self._waiting = torch.zeros(shape, dtype=model.dtype, device=model.device)
-        self._begun = torch.zeros(slots, 1, dtype=torch.int64, device=model.device)
+        self._waiting = [Waiting.nothing(model) for _ in range(slots)]
         self.pays = Pays()
 
     def follow(self, running: Running) -> None:
@@ -45,7 +42,7 @@ class Drafts:
             return
         running.draft = SequenceState(state.slot, length=state.length, reached=state.length)
         running.followed = state.length
-        self._begun[state.slot] = 0
+        self._waiting[state.slot] = Waiting.nothing(self.model)
         for layer in self.stores.layers:
             layer.window.data[state.slot] = 0
 
@@ -58,11 +55,7 @@ class Drafts:
         lengths: Sequence[int],
     ) -> None:
         """Take note of tokens that stand: see `speculate.Drafter`. The sequences have seen them."""
-        drafter = self._drafter(rows)
-        drafter.read(ids, streams, targets, lengths)
-        if isinstance(drafter, MTPDrafter):
-            slots = self._slots(rows)
-            self._waiting[slots], self._begun[slots] = drafter.waiting, drafter.begun
+        self._drafter(rows).read(ids, streams, targets, lengths)
         for running, length in zip(rows, lengths, strict=True):
             running.followed += length
 
@@ -70,7 +63,7 @@ class Drafts:
         """Tokens after each sequence's last, at most so many, those that the draft trusts."""
         anchors = torch.tensor([running.ids[-1] for running in rows], device=self.model.device)
         proposal: Proposal = self._drafter(rows).propose(anchors, lambda logits: logits.argmax(-1))
-        sure = confident(proposal.confidence, self.threshold).tolist()
+        sure = proposal.trusted(self.threshold)
         return [
             ids[: min(n, bound)]
             for ids, n, bound in zip(proposal.ids.tolist(), sure, most, strict=True)
@@ -85,11 +78,8 @@ class Drafts:
         cache = Cache(self.stores, [running.drafted for running in rows])
         if self.model.config.is_dspark:
             return BlockDrafter(self.model, cache)
-        slots = self._slots(rows)
-        return MTPDrafter(self.model, cache, self._waiting[slots], self._begun[slots])
-
-    def _slots(self, rows: Sequence[Running]) -> Tensor:
-        return torch.tensor([running.state.slot for running in rows], device=self.model.device)
+        waiting = [self._waiting[running.state.slot] for running in rows]
+        return MTPDrafter(self.model, cache, waiting)
 
 
 class Pays:

@@ -274,10 +274,13 @@ class Engine:
                 drafts.follow(running)
             drafted = drafts.propose(ready, [self._room(running) for running in ready])
         lengths = [1 + len(more) for more in drafted]
-        ids = torch.zeros(len(ready), max(lengths), dtype=torch.int64)
-        for row, running, more in zip(ids, ready, drafted, strict=True):
-            row[: 1 + len(more)] = torch.tensor([running.ids[-1], *more])
-        ids = ids.to(self.model.device)
+        ids = torch.tensor(
+            [
+                [running.ids[-1], *more, *[0] * (max(lengths) - 1 - len(more))]
+                for running, more in zip(ready, drafted, strict=True)
+            ],
+            device=self.model.device,
+        )
         cache = Cache(self.pool.stores, [running.state for running in ready], self.pool)
         before = cache.lengths
         streams, targets = self.model.streams_and_targets(ids, cache, lengths)
@@ -303,10 +306,10 @@ class Engine:
 
     def _logits(self, streams: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         """Logits [Σ lengths, vocab] of the first columns of streams [b, n, hc, d]."""
-        if streams.shape[1] > 1:
+        if min(lengths) < streams.shape[1]:
             parts = [row[:length] for row, length in zip(streams, lengths, strict=True)]
             streams = torch.cat(parts).unsqueeze(1)  # [Σ lengths, 1, hc, d]
-        return self.model.logits(streams)[:, 0]
+        return self.model.logits(streams).flatten(0, 1)
 
     def _say(self, running: Running, tokens: list[Token] | Exception) -> None:
         """Tell what was chosen; the last of it is what the model sees next."""

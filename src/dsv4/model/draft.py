@@ -20,6 +20,7 @@ from dsv4.model.cache import Cache, LayerState
 from dsv4.model.dspark import Stage
 from dsv4.model.span import BlockSpan, Span
 from dsv4.model.transformer import Transformer
+from dsv4.ops.accept import confident
 
 Choose = Callable[[Tensor], Tensor]
 
@@ -33,6 +34,14 @@ class Proposal:
     ids: Tensor
     logits: Tensor
     confidence: Tensor
+
+    def trusted(self, threshold: float) -> list[int]:
+        """How many drafts of each come before the first whose sigmoid(confidence) is below the
+        threshold; 0 trusts all."""
+        if threshold <= 0:
+            return [self.ids.shape[1]] * len(self.ids)
+        found: list[int] = confident(self.confidence, threshold).tolist()
+        return found
 
 
 def greedy(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the native module is handed: tensors where they lie, as it reads them."""
+"""What the native module is handed: tensors where they lie, as it reads them, and spans."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
+
+from dsv4.model.span import BlockSpan, Span
+from dsv4.ops import native
 
 
 class UnsupportedError(ValueError):
@@ -56,3 +59,34 @@ def imported(module: ModuleType, tensor: Tensor) -> Any:
 def places(tensors: Iterable[Tensor]) -> list[int]:
     """Their addresses."""
     return [tensor.data_ptr() for tensor in tensors]
+
+
+CALL = ("call",)  # Span.once
+
+
+class Call:
+    """What one forward hands to its layers, as the native module reads it."""
+
+    def __init__(self, module: ModuleType, span: Span):
+        native.use_threads(module)
+        slots = [place.slot for place in span.places]
+        tables = [place.pages for place in span.places]
+        known = [place.known for place in span.places]
+        block = isinstance(span, BlockSpan)
+        lengths = [span.n] * len(span.starts) if block else span.lengths
+        self.span = module.Span(span.n, span.starts, lengths, slots, tables, known, block)
+        self.module = module
+        self.x: Tensor | None = None
+        self.ids: Tensor | None = None
+        self.streams: Any = None
+        self.tokens: Any = None
+
+    def take(self, x: Tensor) -> Tensor:
+        """Streams, which the layers change in place from now on; a copy where they must be."""
+        self.x = x = x.contiguous()
+        self.streams = imported(self.module, x)
+        return x
+
+    def take_ids(self, ids: Tensor) -> None:
+        """Token ids."""
+        self.ids, self.tokens = ids, imported(self.module, ids.long().contiguous())

@@ -6,14 +6,23 @@ and predicts token t + 2. Embedding and vocabulary projection are the main model
 
 from __future__ import annotations
 
+from typing import Protocol, cast
+
 from torch import Tensor
 
 from dsv4.config import Config
-from dsv4.model.block import Block, StreamHead
+from dsv4.model.block import Block, StreamHead, SubLayers
 from dsv4.model.cache import LayerState
 from dsv4.model.layers import RMSNorm, linear
 from dsv4.model.precision import Precision
 from dsv4.model.span import Span
+
+
+class MTPParts(SubLayers, Protocol):
+    """What runs the block: MTPBlock itself, in plain operators, or its native twin."""
+
+    def join(self, streams: Tensor, embedded: Tensor, span: Span) -> Tensor:
+        """streams [b, n, hc, d], embedded [b, n, d] → x [b, n, hc, d]; of padding, anything."""
 
 
 class MTPBlock(Block, StreamHead):
@@ -26,11 +35,20 @@ class MTPBlock(Block, StreamHead):
         self.e_proj, self.h_proj = linear(d, d, precision), linear(d, d, precision)
         self.add_head(config, dtype)
 
+    @property
+    def parts(self) -> MTPParts:
+        """Its native twin where it has one, or itself."""
+        return cast(MTPParts, self.twin or self)
+
+    def join(self, streams: Tensor, embedded: Tensor, span: Span) -> Tensor:
+        """streams [b, n, hc, d], embedded [b, n, d] → x [b, n, hc, d]."""
+        e: Tensor = self.e_proj(self.enorm(embedded)).unsqueeze(2)
+        return e + self.h_proj(self.hnorm(streams))
+
     def draft(
         self, streams: Tensor, embedded: Tensor, ids: Tensor, span: Span, state: LayerState | None
     ) -> Tensor:
         """streams [b, n, hc, d] of tokens t, embedded [b, n, d] of tokens t + 1 → the block's own
         streams [b, n, hc, d]: `collapse` them for a prediction, feed them back for a deeper one.
         """
-        e = self.e_proj(self.enorm(embedded)).unsqueeze(2)
-        return self(e + self.h_proj(self.hnorm(streams)), ids, span, state)
+        return self(self.parts.join(streams, embedded, span), ids, span, state)

@@ -22,10 +22,11 @@ from dsv4.model.block import Block, StreamHead
 from dsv4.model.cache import CompressorState, LayerState
 from dsv4.model.compressor import Compressor
 from dsv4.model.dspark import Stage
-from dsv4.model.handed import UnsupportedError, floats, imported, matrix, places
+from dsv4.model.handed import CALL, Call, UnsupportedError, floats, imported, matrix, places
 from dsv4.model.moe import PackedExperts
+from dsv4.model.mtp import MTPBlock
 from dsv4.model.residency import Limit, residency
-from dsv4.model.span import BlockSpan, Span
+from dsv4.model.span import Span
 from dsv4.model.transformer import Transformer
 from dsv4.ops import native
 
@@ -73,6 +74,8 @@ def _say_plain(error: UnsupportedError) -> None:
 def _twin(module: ModuleType, block: Block, layer: int, held: Any) -> LayerTwin:
     if isinstance(block, Stage):
         return StageTwin(module, block, layer, held)
+    if isinstance(block, MTPBlock):
+        return MTPTwin(module, block, layer, held)
     return LayerTwin(module, block, layer, held)
 
 
@@ -229,6 +232,31 @@ class LayerTwin:
         return seen.native
 
 
+class MTPTwin(LayerTwin):
+    """The MTP block, and what joins streams and embeddings before it."""
+
+    def __init__(self, module: ModuleType, block: MTPBlock, layer: int, held: Any = None):
+        super().__init__(module, block, layer, held)
+        e, h = block.e_proj, block.h_proj
+        self.joint = module.Joint(
+            exact=block.precision.mode == "exact",
+            streams=block.config.hc_mult,
+            eps=block.enorm.eps,
+            e_proj=matrix(module, e.weight, getattr(e, "scale", None)),
+            h_proj=matrix(module, h.weight, getattr(h, "scale", None)),
+            enorm=floats(block.enorm.weight),
+            hnorm=floats(block.hnorm.weight),
+        )
+
+    def join(self, streams: Tensor, embedded: Tensor, span: Span) -> Tensor:
+        """MTPBlock.join."""
+        call = span.once(CALL, lambda: Call(self.module, span))
+        x = torch.empty(streams.shape, dtype=streams.dtype)
+        read = (embedded.contiguous(), streams.contiguous())
+        self.joint.rows(call.span, *(imported(self.module, each) for each in (*read, x)))
+        return x
+
+
 class StageTwin(LayerTwin):
     """A stage of a block draft, and of the first and the last what they have beside it."""
 
@@ -270,37 +298,6 @@ class StageTwin(LayerTwin):
         ids = imported(self.module, token.long().contiguous())
         self.markov.correct(ids, k, *(imported(self.module, tensor) for tensor in tensors))
         return logits, confidence
-
-
-CALL = ("call",)  # Span.once
-
-
-class Call:
-    """What one forward hands to its layers, as the native module reads it."""
-
-    def __init__(self, module: ModuleType, span: Span):
-        native.use_threads(module)
-        slots = [place.slot for place in span.places]
-        tables = [place.pages for place in span.places]
-        known = [place.known for place in span.places]
-        block = isinstance(span, BlockSpan)
-        lengths = [span.n] * len(span.starts) if block else span.lengths
-        self.span = module.Span(span.n, span.starts, lengths, slots, tables, known, block)
-        self.module = module
-        self.x: Tensor | None = None
-        self.ids: Tensor | None = None
-        self.streams: Any = None
-        self.tokens: Any = None
-
-    def take(self, x: Tensor) -> Tensor:
-        """Streams, which the layers change in place from now on; a copy where they must be."""
-        self.x = x = x.contiguous()
-        self.streams = imported(self.module, x)
-        return x
-
-    def take_ids(self, ids: Tensor) -> None:
-        """Token ids."""
-        self.ids, self.tokens = ids, imported(self.module, ids.long().contiguous())
 
 
 class Seen:

@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 
 SWITCH = "DSV4_NATIVE"
-ABI = 4  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
+ABI = 5  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
 MOST_THREADS = 1024  # of the native pool
 
 

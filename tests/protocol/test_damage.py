@@ -125,12 +125,20 @@ def test_attributes_that_are_damaged_are_read(name):
     assert (content, calls) == ("", [("f", json.dumps({"a": value}))]) and kinds
 
 
+def test_a_parameter_may_have_an_empty_name():
+    text = call("x").replace('name="a"', 'name=""')
+    assert always(text) == ("", [("f", '{"": "x"}')], [])
+
+
 @pytest.mark.parametrize(
     "tag",
     [
         f'</{D}invok\ninvoke name="g">',
         f'</{D}invo|SML|invoke name="g">',
         f'</{D}invoke\noke name="g">',
+        f'</{D}|invoke name="g">',
+        f'<{D}invoke name n\ne="g">',
+        f'<{D}parameter name="b" string="true|w1>',
         f'<{D}invoke name="f"parameter name="g" string="true">',
     ],
 )

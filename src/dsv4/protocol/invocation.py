@@ -158,7 +158,10 @@ class Arguments(State):
         if isinstance(item, Tag) and opens(item, "parameter"):
             return self._open(gap, item, at)
         if isinstance(item, Tag) and closes(item, "invoke"):
-            reading.note_tag(gap, step, item.raw, item.exact, *self.exact)
+            if item.attributes.get("name", self.name) == self.name:
+                reading.note_tag(gap, step, item.raw, item.exact, *self.exact)
+            else:  # what was left of this end and of another call's tag
+                self.set_aside("unexpected_markup", item.raw, at)
             return self._end(None, at)
         if ends_call(item) or (item == END_THINK and reading.kind is Reasoning):
             if gap not in self.exact:

@@ -57,6 +57,7 @@ _LOOSE_ATTRIBUTE = re.compile(
     rf"|[{_QUOTES}]([^\s{_QUOTES}=]*)\Z|([^\s{_QUOTES}=]+)))?\s*"
 )
 _TYPES = ("true", "false")  # the values of `string`
+_TYPE = re.compile(r"[A-Za-z _-]*|[01]")  # and what may stand in their place
 _EXACT = re.compile(
     rf'<{DSML}tool_calls>|<{DSML}invoke name="[^"]*">'
     rf'|<{DSML}parameter name="[^"]*" string="(?:true|false)">'
@@ -138,6 +139,8 @@ def _attributes(text: str, whole: bool, closing: bool) -> dict[str, str] | None:
     if len(names) > 1 or (bare and (not whole or (closing and names))):
         return None  # text after a tag that lost its end, or what was left of two tags
     out = {one.key: one.value for one in reversed(row) if one.bare}
+    if not names and not out.get("name", "?"):
+        del out["name"]  # the word alone
     return out | {one.key: one.value for one in reversed(row) if not one.bare}
 
 
@@ -151,8 +154,8 @@ def _row(pattern: re.Pattern[str], text: str) -> list[Attribute] | None:
         key, value = found[1].lower(), next(filter(None, found.groups()[1:]), "")
         if at and not text[at - 1].isspace() and key not in ("name", "string"):
             return None
-        if key == "string" and any(end in value for end in "<>"):
-            return None  # a quote that lost its end
+        if key == "string" and not _TYPE.fullmatch(value):
+            return None  # a quote that lost its end, and reached into the value
         bare = found[0].rstrip()[-1:].isalnum() and value.lower() not in _TYPES
         row.append(Attribute(key, value, bare))
         at = found.end()

@@ -237,6 +237,7 @@ TASKS = """
 import os, sys, torch
 from dsv4.model.twin import matrix
 from dsv4.ops import native
+torch.set_num_threads(1)  # torch's own threads do not survive a fork
 module = native.module()
 module.set_threads(2)
 def product(rows, columns):

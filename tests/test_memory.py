@@ -45,4 +45,4 @@ def test_prefill_of_32k_in_one_call_stays_under_two_gib():
     small, large = peak_gib(8192), peak_gib(32768)
     print(f"peak above the weights: {small:.2f} GiB at 8,192, {large:.2f} GiB at 32,768")
     assert large < 2.0
-    assert large < 4.5 * small  # linear in the prompt, logits included
+    assert large < 6 * small  # about four: a dense mask would give sixteen

@@ -246,14 +246,14 @@ class PrefixCache:
 
     # ---- remembering -------------------------------------------------------------------------
 
-    def remember(self, ids: Sequence[int], sequence: SequenceState, *, wide: bool = True) -> None:
+    def remember(self, ids: Sequence[int], sequence: SequenceState) -> None:
         """Keep a sequence's pages, and a state at its length. `ids`: its tokens, seen or not."""
         self._clock += 1
         length = sequence.length
         keys = self.keys(ids[:length])
         self._keep_pages(keys, sequence)
         if length and self.period:
-            self._keep_state(keys, ids, sequence, length, wide=wide)
+            self._keep_state(keys, ids, sequence, length, wide=True)
         if self.shelf is not None:
             self._shelve(self.shelf, keys)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dsv4.model.moe import Gate, log_score
+from dsv4.model.study import Study
 
 EXTREMES = [
     [0.0, 1.0, -2.0],
@@ -49,9 +50,10 @@ def test_a_router_far_down_or_up_has_weights_and_finite_gradients(make_config, h
         x = torch.zeros(5, 64)
         x[:, 0] = size
         gate.weight.data[:, 0] = sign * (1 + torch.rand(8))  # every logit about ± size
-        _, weights = gate(x, torch.arange(5))
+        study = Study()
+        _, weights = gate(x, torch.arange(5), study)
         assert torch.allclose(weights.sum(1), torch.full((5,), gate.scaling), rtol=1e-5)
-        (weights[:, 0] + gate.last_log_scores.softmax(-1)[:, 0]).sum().backward()
+        (weights[:, 0] + study.log_scores.softmax(-1)[:, 0]).sum().backward()
         assert gate.weight.grad.isfinite().all()
         gate.weight.grad = None
 

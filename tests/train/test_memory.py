@@ -6,7 +6,7 @@ import torch
 from dsv4 import Config, Transformer
 from dsv4.train import memory
 from dsv4.train.data import Batch
-from dsv4.train.loss import balance_loss, losses
+from dsv4.train.loss import losses
 from dsv4.train.optim import optimizers
 from dsv4.train.settings import Settings
 
@@ -25,7 +25,8 @@ def kept_by_autograd(config, batch, seq_len):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         rows = Batch(wide[:, :-2], wide[:, 1:-1], wide[:, 1:-1], wide[:, 2:])
-        loss = sum(losses(model.train(), rows)) + balance_loss(model, batch)
+        found = losses(model, rows)
+        loss = found.next_token + found.mtp + found.balance
     assert loss.isfinite()
     return sum(t.untyped_storage().nbytes() for at, t in saved.items() if at not in own)
 

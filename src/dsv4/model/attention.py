@@ -8,6 +8,8 @@ SLIDING sees the window only, HCA every compressed entry too, CSA the indexer's 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,11 +17,21 @@ from torch import Tensor, nn
 from dsv4.config import Config, LayerKind
 from dsv4.model.cache import LayerState
 from dsv4.model.compressor import Compressor
-from dsv4.model.indexer import Indexer
+from dsv4.model.indexer import Chooser, Indexer
 from dsv4.model.layers import RMSNorm, linear, rms_normalise
 from dsv4.model.precision import Precision
 from dsv4.model.span import QueryBlock, Span
+from dsv4.model.study import Found, Study
 from dsv4.ops import rotary
+from dsv4.ops.attention import attend_and_mass
+
+
+class Seen(NamedTuple):
+    """Compressed entries that a block of queries attends to, decoded; nothing: None."""
+
+    rows: Tensor | None  # [b, 1 or queries, entries, c]
+    mask: Tensor | None  # bool [b or 1, queries, entries]: which are real; None: all
+    scores: Tensor | None  # the indexer's, where it learns: float32 [b, queries, entries]
 
 
 class Attention(nn.Module):
@@ -62,7 +74,9 @@ class Attention(nn.Module):
         if kind is LayerKind.CSA:
             self.indexer = Indexer(config, self.ratio, freqs, precision)
 
-    def forward(self, u: Tensor, span: Span, state: LayerState | None) -> Tensor:
+    def forward(
+        self, u: Tensor, span: Span, state: LayerState | None, study: Study | None = None
+    ) -> Tensor:
         """u [b, n, d] → [b, n, d]."""
         phase = span.phases(self.rope, self.freqs).unsqueeze(2)  # [b or 1, n, 1, r / 2]
         qr = self.q_norm(self.wq_a(u))  # [b, n, q_lora_rank]
@@ -74,7 +88,11 @@ class Attention(nn.Module):
             if span.previous:
                 window = torch.cat((state.window.recent(span, span.previous), rows), dim=1)
             state.window.append(span, rows)
-        attended = self._attend(q, self.rows.decode(window), u, qr, phase, span, state)
+        entries = None
+        if self.compressor is not None:
+            entries = self.compressor(u, span, state and state.compressor)
+        chooser = self._chooser(u, qr, phase, span, state, study)
+        attended = self._attend(q, self.rows.decode(window), entries, chooser, span, study)
         return self._project(rotary.rotate(attended, phase.conj()))
 
     def window_rows(self, u: Tensor, span: Span) -> Tensor:
@@ -82,49 +100,81 @@ class Attention(nn.Module):
         phase = span.phases(self.rope, self.freqs)  # [b or 1, n, r / 2]
         return self.rows.encode(rotary.rotate(self.kv_norm(self.wkv(u)), phase))
 
-    def _attend(
+    def _chooser(
         self,
-        q: Tensor,
-        window: Tensor,
         u: Tensor,
         qr: Tensor,
         phase: Tensor,
         span: Span,
         state: LayerState | None,
+        study: Study | None,
+    ) -> Chooser | None:
+        """What the indexer makes of the columns. A choice has no gradient; an indexer that learns
+        from attention reads the layer as constants."""
+        if self.indexer is None:
+            return None
+        learns = study is not None and study.index and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns):
+            chooser: Chooser = self.indexer(
+                u.detach(), qr.detach(), phase, span, state and state.indexer
+            )
+        return chooser
+
+    def _attend(
+        self,
+        q: Tensor,
+        window: Tensor,
+        entries: Tensor | None,
+        chooser: Chooser | None,
+        span: Span,
+        study: Study | None,
     ) -> Tensor:
-        entries = chooser = None
-        if self.compressor is not None:
-            entries = self.compressor(u, span, state and state.compressor)
-        if self.indexer is not None:
-            with torch.no_grad():  # a choice has no gradient
-                chooser = self.indexer(u, qr, phase, span, state and state.indexer)
-        blocks = []
+        blocks, found = [], []
         for block in span.query_blocks:
-            seen, seen_mask = self._seen(entries, chooser, span, block)
+            seen = self._seen(entries, chooser, span, block, study)
             rows, keys = q[:, block.first : block.last], window[:, block.keys]
-            blocks.append(self.attend(rows, keys, block.mask, seen, seen_mask, self.attn_sink))
+            asked = rows, keys, block.mask, seen.rows, seen.mask, self.attn_sink
+            if seen.scores is None:
+                blocks.append(self.attend(*asked))
+                found.append(Found.nothing(rows))
+            else:
+                assert self.indexer is not None
+                attended, mass = attend_and_mass(*asked)
+                blocks.append(attended)
+                found.append(Found.of(mass, seen.scores, seen.mask, self.indexer.topk))
+        if study is not None and study.index and self.indexer is not None:
+            study.kl, study.recall, study.seen = (
+                torch.cat(part, dim=1) for part in zip(*found, strict=True)
+            )
         return torch.cat(blocks, dim=1) if len(blocks) > 1 else blocks[0]
 
     def _seen(
         self,
         entries: Tensor | None,
-        chooser: tuple[Tensor, Tensor, Tensor] | None,
+        chooser: Chooser | None,
         span: Span,
         block: QueryBlock,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The compressed entries that the block's queries attend to, decoded, and their mask."""
-        if entries is None:
-            return None, None
-        visible = span.visible(self.ratio, block)
-        if visible == 0:
-            return None, None
+        study: Study | None,
+    ) -> Seen:
+        """The compressed entries that the block's queries attend to."""
+        visible = slice(0, 0) if entries is None else span.visible(self.ratio, block)
+        if entries is None or visible.start >= visible.stop:
+            return Seen(None, None, None)
         mask = span.entries_mask(self.ratio, block)
-        if self.indexer is None or chooser is None or visible <= self.indexer.topk:
-            return self.rows.decode(entries[:, :visible]).unsqueeze(1), mask
-        q, weights, keys = chooser
+        rows = entries[:, visible]
+        if self.indexer is None or chooser is None:
+            return Seen(self.rows.decode(rows).unsqueeze(1), mask, None)
+        learns = study is not None and study.index
+        every = (study is not None and study.dense) or rows.shape[1] <= self.indexer.topk
+        if every and not learns:
+            return Seen(self.rows.decode(rows).unsqueeze(1), mask, None)
+        scores = self.indexer.scores(chooser, visible, block)  # [b, queries, entries]
+        if every:
+            return Seen(self.rows.decode(rows).unsqueeze(1), mask, scores)
         with torch.no_grad():
-            chosen, real = self.indexer.choose(q, weights, keys[:, :visible], mask, block)
-        return self.rows.decode(_gather(entries, chosen)), real
+            chosen, real = self.indexer.choose(scores, mask)
+        taken = self.rows.decode(_gather(entries, chosen + visible.start))
+        return Seen(taken, real, scores.gather(2, chosen) if learns else None)
 
     def _project(self, o: Tensor) -> Tensor:
         """o [b, n, H, c] → [b, n, d]: each group of heads through its own block of wo_a."""

@@ -16,6 +16,7 @@ from dsv4.model.moe import MoE
 from dsv4.model.precision import Precision
 from dsv4.model.seam import Twinned
 from dsv4.model.span import Span
+from dsv4.model.study import Study
 from dsv4.ops import hyper
 
 
@@ -48,18 +49,29 @@ class Block(Twinned[SubLayers]):
     def _parameter(self, name: str, *shape: int) -> None:
         self.register_parameter(name, nn.Parameter(torch.empty(*shape, dtype=torch.float32)))
 
-    def forward(self, x: Tensor, ids: Tensor, span: Span, state: LayerState | None) -> Tensor:
-        """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]."""
+    def forward(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        span: Span,
+        state: LayerState | None,
+        study: Study | None = None,
+    ) -> Tensor:
+        """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]. What is studied runs in plain operators."""
+        if study is not None:
+            return self.mix(self.attend(x, span, state, study), ids, span, study)
         runs: SubLayers = self.twin or self
         return runs.mix(runs.attend(x, span, state), ids, span)
 
-    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+    def attend(
+        self, x: Tensor, span: Span, state: LayerState | None, study: Study | None = None
+    ) -> Tensor:
         """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""
-        return self._connect("attn", x, lambda u: self.attn(self.attn_norm(u), span, state))
+        return self._connect("attn", x, lambda u: self.attn(self.attn_norm(u), span, state, study))
 
-    def mix(self, x: Tensor, ids: Tensor, span: Span) -> Tensor:
+    def mix(self, x: Tensor, ids: Tensor, span: Span, study: Study | None = None) -> Tensor:
         """The MoE sub-layer with its mHC: x [b, n, hc, d], ids [b, n] → x's shape."""
-        return self._connect("ffn", x, lambda u: self.ffn(self.ffn_norm(u), ids))
+        return self._connect("ffn", x, lambda u: self.ffn(self.ffn_norm(u), ids, study))
 
     def _connect(self, part: str, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         pre, post, comb = hyper.coefficients(

@@ -74,18 +74,15 @@ class Compressor(nn.Module):
         self, raw: Tensor, span: Span, state: CompressorState | None, closing: int
     ) -> Tensor:
         """Raw rows laid in blocks, beginning with the open block (CSA: the one before it)."""
-        m = self.ratio
-        before = max(start % m for start in span.starts) + (m if self.overlaps else 0)
+        m, overlaps = self.ratio, self.overlaps
+        before = span.before(m, overlaps=overlaps)
         if state is not None:
             raw = torch.cat((state.tail.recent(span, before), raw), dim=1)
         elif before:
             raw = torch.cat((raw.new_zeros(raw.shape[0], before, raw.shape[2]), raw), dim=1)
-        length = m * (closing + 1 if self.overlaps else closing)
-        offset = span.block_offset(m)  # sequences may be at different places in a block
-        if offset is None:
-            rows = raw[:, :length]
+        row = span.block_rows(m, overlaps=overlaps)
+        if row is None:
+            rows = raw[:, : m * (closing + overlaps)]
         else:
-            row = offset.unsqueeze(1) + torch.arange(length, device=raw.device)  # [b, length]
-            row = row.clamp(max=raw.shape[1] - 1)  # a sequence that closes fewer blocks
             rows = raw.gather(1, row.unsqueeze(2).expand(-1, -1, raw.shape[2]))
         return rows.unflatten(1, (-1, m))

@@ -6,6 +6,8 @@ the FP4 rounding of a packed model's keys (model/rows.py) and is not applied to 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,14 @@ from dsv4.model.layers import Float32Linear, Linear, linear
 from dsv4.model.precision import Precision
 from dsv4.model.span import QueryBlock, Span
 from dsv4.ops import indexer, rotary
+
+
+class Chooser(NamedTuple):
+    """What index scores are made of."""
+
+    q: Tensor  # [b, n, heads, ic]
+    weights: Tensor  # [b, n, heads]
+    keys: Tensor  # [b, entries, ic]
 
 
 class Indexer(nn.Module):
@@ -36,26 +46,25 @@ class Indexer(nn.Module):
 
     def forward(
         self, u: Tensor, qr: Tensor, phase: Tensor, span: Span, state: CompressorState | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """u [b, n, d], qr [b, n, q_lora_rank] → queries [b, n, heads, ic], weights [b, n, heads],
-        keys [b, entries, ic].
-        """
+    ) -> Chooser:
+        """u [b, n, d], qr [b, n, q_lora_rank] → what scores are made of."""
         q = rotary.rotate(self.wq_b(qr).unflatten(-1, (self.heads, self.channels)), phase)
         q = self.rows.decode(self.rows.encode(q))  # queries lose what keys lose
         projected = self.weights_proj(u).to(u.dtype)  # [b, n, heads]
         weights = projected.float() * (self.channels**-0.5 * self.heads**-0.5)
         keys = self.compressor(u, span, state)[:, : span.total(self.compressor.ratio)]
-        return q, weights.to(self.weights_dtype).float(), self.rows.decode(keys)
+        return Chooser(q, weights.to(self.weights_dtype).float(), self.rows.decode(keys))
 
-    def choose(
-        self, q: Tensor, weights: Tensor, keys: Tensor, mask: Tensor | None, block: QueryBlock
-    ) -> tuple[Tensor, Tensor | None]:
-        """The entries that the queries of `block` keep: indices [b, queries, topk], and which of
-        them are real (a query may see fewer than topk), None if all are.
+    def scores(self, chooser: Chooser, visible: slice, block: QueryBlock) -> Tensor:
+        """The index scores of the queries of `block`: float32 [b, queries, visible entries]."""
+        q, weights = (rows[:, block.first : block.last] for rows in chooser[:2])
+        scores = indexer.index_scores(q.float(), weights, chooser.keys[:, visible].float())
+        return scores.to(self.scores_dtype).float()
+
+    def choose(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The entries that the queries keep: indices [b, queries, topk], and which of them are real
+        (a query may see fewer than topk), None if all are.
         """
-        q, weights = (rows[:, block.first : block.last] for rows in (q, weights))
-        scores = indexer.index_scores(q.float(), weights, keys.float())
-        scores = scores.to(self.scores_dtype).float()
         if mask is None:
             return indexer.top_entries(scores, self.topk), None
         chosen = indexer.top_entries(scores.masked_fill(~mask, -torch.inf), self.topk)

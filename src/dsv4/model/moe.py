@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dsv4.config import Config
 from dsv4.model.layers import expand, linear
 from dsv4.model.precision import Precision, to_bfloat16
+from dsv4.model.study import Study
 from dsv4.ops.experts import gate_product, routed_experts
 
 MATRICES = ("w1", "w2", "w3")
@@ -54,17 +55,19 @@ class Gate(nn.Module):
         else:  # moved by load balance, never by a gradient
             self.register_buffer("bias", torch.empty(config.n_routed_experts, dtype=torch.float32))
 
-    def forward(self, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, ids: Tensor, study: Study | None = None) -> tuple[Tensor, Tensor]:
         """x [tokens, d], ids [tokens] → experts int64 [tokens, k], weights float32 [tokens, k]."""
         logits = F.linear(x.float(), self.weight.float())  # [tokens, E]
-        if self.hashed:
-            indices = self.tid2eid[ids]
-        else:
-            scores = F.softplus(logits.detach()).sqrt()
-            indices = (scores + self.bias).topk(self.topk, dim=-1).indices
-        if self.training:  # read by the balance loss and the bias update
-            self.last_log_scores, self.last_indices = log_score(logits), indices
+        told = None if study is None else study.experts
+        indices = self._choose(logits.detach(), ids) if told is None else told
+        if study is not None:
+            study.log_scores, study.indices = log_score(logits), indices
         return indices, self.scaling * log_score(logits.gather(1, indices)).softmax(-1)
+
+    def _choose(self, logits: Tensor, ids: Tensor) -> Tensor:
+        if self.hashed:
+            return self.tid2eid[ids]
+        return (F.softplus(logits).sqrt() + self.bias).topk(self.topk, dim=-1).indices
 
 
 class Experts(nn.Module):
@@ -166,9 +169,9 @@ class MoE(nn.Module):
         )
         self.shared_experts = SharedExpert(config, precision)
 
-    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, x: Tensor, ids: Tensor, study: Study | None = None) -> Tensor:
         """x [b, n, d], ids [b, n] → [b, n, d]; summed in float32, cast once."""
         rows = x.flatten(0, 1)
-        indices, weights = self.gate(rows, ids.flatten())
+        indices, weights = self.gate(rows, ids.flatten(), study)
         routed = self.experts(rows, indices, weights)
         return (routed + self.shared_experts(rows).float()).to(x.dtype).view_as(x)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dsv4.config import Config
 from dsv4.model.block import Block, StreamHead, SubLayers
-from dsv4.model.cache import LayerState
 from dsv4.model.layers import RMSNorm, linear
 from dsv4.model.precision import Precision
 from dsv4.model.span import Span
@@ -44,11 +43,3 @@ class MTPBlock(Block, StreamHead):
         """streams [b, n, hc, d], embedded [b, n, d] → x [b, n, hc, d]."""
         e: Tensor = self.e_proj(self.enorm(embedded)).unsqueeze(2)
         return e + self.h_proj(self.hnorm(streams))
-
-    def draft(
-        self, streams: Tensor, embedded: Tensor, ids: Tensor, span: Span, state: LayerState | None
-    ) -> Tensor:
-        """streams [b, n, hc, d] of tokens t, embedded [b, n, d] of tokens t + 1 → the block's own
-        streams [b, n, hc, d]: `collapse` them for a prediction, feed them back for a deeper one.
-        """
-        return self(self.parts.join(streams, embedded, span), ids, span, state)

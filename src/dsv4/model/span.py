@@ -116,21 +116,20 @@ class Span:
             mask = mask & (key >= self.previous - self.start.unsqueeze(2))
         return QueryBlock(first, last, slice(low, high), mask.view(-1, *mask.shape[-2:]))
 
-    def visible(self, ratio: int, block: QueryBlock) -> int:
-        """The most compressed entries that any query of the block sees."""
-        return min((max(self.starts) + block.last) // ratio, self.total(ratio))
+    def visible(self, ratio: int, block: QueryBlock) -> slice:
+        """The compressed entries that some query of the block sees."""
+        return slice(0, min((max(self.starts) + block.last) // ratio, self.total(ratio)))
 
     def entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
         """Entry i is seen from position t if i < (t + 1) // ratio: [b or 1, queries, entries]."""
         return self.once(("mask", ratio, block.first), lambda: self._entries_mask(ratio, block))
 
     def _entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
-        if self.uniform and (self.starts[0] + block.first + 1) // ratio == self.visible(
-            ratio, block
-        ):
+        visible = self.visible(ratio, block).stop
+        if self.uniform and (self.starts[0] + block.first + 1) // ratio == visible:
             return None
         counts = (self.positions[:, block.first : block.last] + 1) // ratio
-        return torch.arange(self.visible(ratio, block), device=self.device) < counts.unsqueeze(2)
+        return torch.arange(visible, device=self.device) < counts.unsqueeze(2)
 
     # ---- compressed blocks -------------------------------------------------------------------
 
@@ -147,15 +146,21 @@ class Span:
         """Indices of the closing blocks: int64 [b or 1, closing]."""
         return self.start // ratio + torch.arange(self.closing(ratio), device=self.device)
 
-    def block_offset(self, ratio: int) -> Tensor | None:
-        """How far each sequence's open block begins behind the earliest one's: int64 [b].
+    def before(self, ratio: int, *, overlaps: bool) -> int:
+        """Raw rows before the span that its closing blocks are made of, at most."""
+        return max(start % ratio for start in self.starts) + (ratio if overlaps else 0)
 
-        None when all are at the same place in their block.
-        """
+    def block_rows(self, ratio: int, *, overlaps: bool) -> Tensor | None:
+        """The rows that the closing blocks (CSA: and the one before the first) are made of, counted
+        from `before` rows before the span: int64 [b, blocks · ratio]; None: the first so many."""
         into = [start % ratio for start in self.starts]
         if len(set(into)) == 1:
             return None
-        return torch.tensor([max(into) - i for i in into], device=self.device)
+        offset = torch.tensor([[max(into) - i] for i in into], device=self.device)
+        length = ratio * (self.closing(ratio) + overlaps)
+        rows = offset + torch.arange(length, device=self.device)
+        last = self.before(ratio, overlaps=overlaps) + self.n - 1
+        return rows.clamp(max=last)  # of a sequence that closes fewer blocks
 
     # ---- rows of the stores --------------------------------------------------------------------
 

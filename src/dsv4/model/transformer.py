@@ -7,15 +7,17 @@ without one they are whole sequences of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dsv4.config import Config
 from dsv4.model.block import Block, StreamHead
 from dsv4.model.cache import Cache, Form, SequenceState, Stores
+from dsv4.model.documents import DocumentSpan
 from dsv4.model.dspark import Stage
 from dsv4.model.initial import initialize
 from dsv4.model.layers import Float32Linear
@@ -23,6 +25,7 @@ from dsv4.model.mtp import MTPBlock
 from dsv4.model.precision import Mode, Precision, floating
 from dsv4.model.seam import Twinned
 from dsv4.model.span import Span
+from dsv4.model.study import Study
 
 
 class Head(Protocol):
@@ -40,8 +43,11 @@ class Transformer(Twinned[Head], StreamHead):
     routed experts of a layer are stacked (`ffn.experts.w1` [E, i, d]).
 
     The weights are uninitialised: load a checkpoint or call `initialize(seed)`. With a packed
-    `precision` (FAST or EXACT, then `dtype` is its own) weights are attached by dsv4.load.
+    `precision` (FAST or EXACT, then `dtype` is its own) weights are attached by dsv4.load. With
+    `recompute` set, training keeps the streams between layers and makes the rest again.
     """
+
+    recompute = False
 
     def __init__(
         self,
@@ -134,25 +140,55 @@ class Transformer(Twinned[Head], StreamHead):
         return self.twin.logits(streams) if self.twin else self.head(self.collapse(streams))
 
     def streams(
-        self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
+        self,
+        ids: Tensor,
+        cache: Cache | None = None,
+        lengths: Sequence[int] | None = None,
+        documents: Sequence[Sequence[int]] | None = None,
+        studies: Sequence[Study] | None = None,
     ) -> Tensor:
-        """The residual streams after the last layer: [b, n, hc, d]. Arguments as in `forward`."""
-        return self.streams_and_targets(ids, cache, lengths)[0]
+        """The residual streams after the last layer: [b, n, hc, d]. Arguments as in `forward`.
+
+        In training a row may hold several documents, which do not see one another: `documents[b]`
+        are their lengths, in place of `lengths`. `studies` has one for each layer (`new_studies`).
+        """
+        return self._run(
+            ids, self._span(ids, cache, lengths, self.form, documents), cache, studies
+        )[0]
 
     def streams_and_targets(
         self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """`streams`, and what a DSpark draft reads: [b, n, T·d], the mean of the streams after each
         of the T layers of dspark_target_layer_ids (None without such a draft)."""
-        span = self._span(ids, cache, lengths, self.form)
-        x, means = self.initial_streams(ids), []
+        return self._run(ids, self._span(ids, cache, lengths, self.form), cache, None)
+
+    def new_studies(self, *, dense: bool = False, index: bool = False) -> list[Study]:
+        """A study for each layer, and one more for an MTP block (`draft_streams`)."""
+        count = len(self.layers) + (0 if self.config.is_dspark else len(self.mtp))
+        return [Study(dense, index) for _ in range(count)]
+
+    def _run(
+        self, ids: Tensor, span: Span, cache: Cache | None, studies: Sequence[Study] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        x = self.initial_streams(ids)
+        means: list[Tensor] = []
         for number, layer in enumerate(self.layers):
-            x = layer(x, ids, span, None if cache is None else cache.layers[number])
+            state = None if cache is None else cache.layers[number]
+            study = None if studies is None else studies[number]
+            x = self._layer(layer, x, ids, span, state, study)
             if number in self.targets:
-                means.append((sum(x.float().unbind(2)) / x.shape[2]).to(x.dtype))
+                total = cast(Tensor, sum(x.float().unbind(2)))
+                means.append((total / x.shape[2]).to(x.dtype))
         if cache is not None:
             cache.advance(span)
         return x, torch.cat(means, dim=-1) if means else None
+
+    def _layer(self, layer: nn.Module, x: Tensor, *rest: Any) -> Tensor:
+        """One layer; with `recompute` the backward makes again what it needs beside x."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return cast(Tensor, layer(x, *rest))
+        return cast(Tensor, checkpoint(layer, x, *rest, use_reentrant=False))
 
     def initial_streams(self, ids: Tensor) -> Tensor:
         """ids [b, n] → hc equal streams [b, n, hc, d]."""
@@ -165,6 +201,8 @@ class Transformer(Twinned[Head], StreamHead):
         next_ids: Tensor,
         cache: Cache | None = None,
         lengths: Sequence[int] | None = None,
+        documents: Sequence[Sequence[int]] | None = None,
+        study: Study | None = None,
     ) -> Tensor:
         """The MTP block's streams [b, n, hc, d] from those of tokens t and the ids of t + 1.
 
@@ -177,10 +215,11 @@ class Transformer(Twinned[Head], StreamHead):
             raise ValueError(
                 f"streams are of {list(streams.shape[:-2])} tokens, next_ids {list(next_ids.shape)}"
             )
-        span = self._span(next_ids, cache, lengths, self.draft_form)
+        span = self._span(next_ids, cache, lengths, self.draft_form, documents)
         embedded = F.embedding(next_ids, self.embed.weight).to(self.dtype)
         state = None if cache is None else cache.layers[0]
-        drafted = block.draft(streams, embedded, next_ids, span, state)
+        joined = block.parts.join(streams, embedded, span)
+        drafted = self._layer(block, joined, next_ids, span, state, study)
         if cache is not None:
             cache.advance(span)
         return drafted
@@ -228,7 +267,12 @@ class Transformer(Twinned[Head], StreamHead):
             )
 
     def _span(
-        self, ids: Tensor, cache: Cache | None, lengths: Sequence[int] | None, form: Form
+        self,
+        ids: Tensor,
+        cache: Cache | None,
+        lengths: Sequence[int] | None,
+        form: Form,
+        documents: Sequence[Sequence[int]] | None = None,
     ) -> Span:
         """Check the arguments of a forward and place its tokens."""
         if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32) or ids.numel() == 0:
@@ -240,6 +284,9 @@ class Transformer(Twinned[Head], StreamHead):
             raise ValueError(f"ids are on {ids.device}, the model is on {self.device}")
         b, n = ids.shape
         self.check_ids(ids)
+        if documents is not None:
+            self._check_documents(documents, b, n, cache, lengths)
+            lengths = [sum(each) for each in documents]
         real = [n] * b if lengths is None else list(lengths)
         if len(real) != b or not all(0 <= length <= n for length in real):
             raise ValueError(f"lengths {real} must be {b} numbers between 0 and {n}")
@@ -260,4 +307,25 @@ class Transformer(Twinned[Head], StreamHead):
         else:
             cache.reserve(real)
             places = cache.sequences
+        if documents is not None:
+            return DocumentSpan(documents, n, self.config.sliding_window, ids.device, places)
         return Span(starts, n, real, self.config.sliding_window, ids.device, places)
+
+    def _check_documents(
+        self,
+        documents: Sequence[Sequence[int]],
+        rows: int,
+        columns: int,
+        cache: Cache | None,
+        lengths: Sequence[int] | None,
+    ) -> None:
+        if cache is not None or lengths is not None or self.precision.packed:
+            raise ValueError(
+                "documents laid end to end are for training: they need a float model, and neither "
+                "cache nor lengths; give each document a row of its own"
+            )
+        if len(documents) != rows or any(sum(each) > columns for each in documents):
+            raise ValueError(
+                f"documents {[list(each) for each in documents]} must be of {rows} rows of at most "
+                f"{columns} tokens"
+            )

@@ -24,6 +24,18 @@ def attend(
     `entries` is [b, 1, E, c] (every query of the block reads the same) or [b, n, E, c] (each query
     its own). A mask [b or 1, n, keys] is True where a query may look; None means everywhere.
     """
+    return attend_and_mass(q, window, window_mask, entries, entries_mask, sink)[0]
+
+
+def attend_and_mass(
+    q: Tensor,
+    window: Tensor,
+    window_mask: Tensor | None,
+    entries: Tensor | None,
+    entries_mask: Tensor | None,
+    sink: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`attend`, and each entry's attention summed over heads: float32 [b, n, E], a constant."""
     b, n, heads, c = q.shape
     scaled = q * c**-0.5
     sources = [(window.unsqueeze(1), window_mask)]
@@ -31,8 +43,10 @@ def attend(
         sources.append((entries, entries_mask))
     scores = [_scores(scaled, keys, mask) for keys, mask in sources]
     scores.append(sink.view(1, 1, heads, 1).expand(b, n, heads, 1))
-    probs = torch.softmax(torch.cat(scores, dim=-1), dim=-1).to(q.dtype)
-    return _weighted(probs, [keys for keys, _ in sources])
+    probs = torch.softmax(torch.cat(scores, dim=-1), dim=-1)
+    first = window.shape[1]
+    mass = probs.detach()[..., first:-1].sum(2)  # [b, n, E]
+    return _weighted(probs.to(q.dtype), [keys for keys, _ in sources]), mass
 
 
 def attend_rounded(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Batch:
     next_ids: Tensor  # the targets before masking: what MTP embeds
     targets: Tensor
     mtp_targets: Tensor
+    documents: Sequence[Sequence[int]] | None = None  # lengths of each row's; None: one each
 
 
 def document_ids(document: Document, tokenizer: Tokenizer) -> list[int]:

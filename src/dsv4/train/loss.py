@@ -1,18 +1,22 @@
-"""Next-token and MTP cross-entropy without a whole [tokens × vocabulary] tensor, and load balance.
+"""The terms of the training loss; no [tokens × vocabulary] tensor is ever whole.
 
-L = CE(head(h_t), x_{t+1}) + w_mtp · CE(head(h'_t), x_{t+2}) + α · Σ_i f_i · P_i
+L = CE(head(h_t), x_{t+1}) + w_mtp · CE(head(h'_t), x_{t+2}) + α · Σ_i f_i · P_i + KL of the indexer
 f_i = E/(k·T) × tokens of the sequence that chose expert i,  P_i = mean of s_i / Σ s
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsv4.model.block import Block
 from dsv4.model.moe import Gate
+from dsv4.model.study import Study
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import IGNORE, Batch
 
@@ -63,38 +67,105 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     return result
 
 
-def losses(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """The next-token loss, and the MTP loss if the model has that block."""
-    streams = model.streams(batch.ids)
+@dataclass(frozen=True)
+class Losses:
+    """The terms of one batch, float32 scalars; a term that the batch does not have is None."""
+
+    next_token: Tensor
+    mtp: Tensor | None
+    balance: Tensor
+    index: Tensor | None  # Σ over CSA layers of the mean KL of the queries that see an entry
+    recall: Tensor | None  # of those queries: their attention on the indexer's best entries
+    loads: Tensor  # [gates, E]: tokens that each learned router gave each expert
+
+
+def losses(model: Transformer, batch: Batch, *, dense: bool = False, index: bool = False) -> Losses:
+    """One forward. `dense`: CSA layers attend to every entry that they see. `index`: the indexer is
+    compared with attention (over what the layer attends to)."""
+    studies = model.new_studies(dense=dense, index=index)
+    documents = batch.documents
+    streams = model.streams(batch.ids, documents=documents, studies=studies)
     weight = model.head.weight
     hidden = model.collapse(streams).flatten(0, 1)
     next_token = linear_cross_entropy(hidden, weight, batch.targets.flatten())
-    if not model.mtp:
-        return next_token, None
-    drafted = model.draft_hidden(model.draft_streams(streams, batch.next_ids)).flatten(0, 1)
-    return next_token, linear_cross_entropy(drafted, weight, batch.mtp_targets.flatten())
+    mtp = None
+    if model.mtp:
+        drafted = model.draft_streams(
+            streams, batch.next_ids, documents=documents, study=studies[len(model.layers)]
+        )
+        guess = model.draft_hidden(drafted).flatten(0, 1)
+        mtp = linear_cross_entropy(guess, weight, batch.mtp_targets.flatten())
+    real = real_tokens(batch)
+    kl, recall = _index(studies, real)
+    learned = [study for gate, study in routers(model, studies) if not gate.hashed]
+    balance = balance_loss(learned, real)
+    return Losses(next_token, mtp, balance, kl, recall, loads(learned, real))
 
 
-def gates(model: Transformer) -> list[Gate]:
-    """The learned routers, whose load is to be balanced."""
-    return [m for m in model.modules() if isinstance(m, Gate) and not m.hashed]
+def real_tokens(batch: Batch) -> Tensor:
+    """Which columns are tokens and no padding: bool [b, n]."""
+    b, n = batch.ids.shape
+    if batch.documents is None:
+        return torch.ones(b, n, dtype=torch.bool, device=batch.ids.device)
+    held = torch.tensor([sum(each) for each in batch.documents], device=batch.ids.device)
+    return torch.arange(n, device=batch.ids.device) < held.unsqueeze(1)
 
 
-def balance_loss(model: Transformer, sequences: int) -> Tensor:
-    """α · Σ_i f_i · P_i, the mean over sequences, summed over the learned routers."""
-    total = torch.zeros((), device=model.device)
-    for gate in gates(model):
-        scores = gate.last_log_scores.unflatten(0, (sequences, -1))  # [b, n, E]
-        chosen = F.one_hot(gate.last_indices, scores.shape[-1]).sum(1).unflatten(0, (sequences, -1))
-        share = chosen.float().mean(1) * (scores.shape[-1] / gate.topk)  # f [b, E]
-        wanted = scores.softmax(-1).mean(1)  # P [b, E]
+def routers(model: Transformer, studies: Sequence[Study]) -> list[tuple[Gate, Study]]:
+    """Every router with what its layer's study says."""
+    blocks = [*model.layers, *model.mtp][: len(studies)]
+    return [(cast(Block, block).ffn.gate, s) for block, s in zip(blocks, studies, strict=True)]
+
+
+def balance_loss(learned: Sequence[Study], real: Tensor) -> Tensor:
+    """α · Σ_i f_i · P_i, the mean over sequences, summed over the learned routers; bool [b, n] says
+    which tokens are real."""
+    total = torch.zeros((), device=real.device)
+    count = real.sum(1, keepdim=True).clamp(min=1)  # T [b, 1]
+    for study in learned:
+        assert study.log_scores is not None and study.indices is not None
+        experts, k = study.log_scores.shape[1], study.indices.shape[1]
+        chosen = F.one_hot(study.indices, experts).sum(1).view(*real.shape, experts)
+        chosen = chosen * real.unsqueeze(2)
+        share = chosen.sum(1) * (experts / k) / count  # f [b, E]
+        scores = study.log_scores.softmax(-1).view(*real.shape, experts)
+        wanted = (scores * real.unsqueeze(2)).sum(1) / count  # P [b, E]
         total = total + (share * wanted).sum(-1).mean()
     return BALANCE * total
 
 
+def loads(learned: Sequence[Study], real: Tensor) -> Tensor:
+    """How many real tokens each router gave each expert: float32 [routers, E]."""
+    rows = []
+    for study in learned:
+        assert study.log_scores is not None and study.indices is not None
+        chosen = study.indices[real.flatten()].flatten()
+        rows.append(torch.bincount(chosen, minlength=study.log_scores.shape[1]).float())
+    return torch.stack(rows) if rows else torch.zeros(0, 0, device=real.device)
+
+
 @torch.no_grad()
-def update_bias(model: Transformer) -> None:
-    """bias_i += 0.001 · sign(mean load − load_i), from the last forward's choices."""
-    for gate in gates(model):
-        load = torch.bincount(gate.last_indices.flatten(), minlength=gate.bias.shape[0]).float()
-        gate.bias += BIAS_STEP * torch.sign(load.mean() - load)
+def update_bias(model: Transformer, load: Tensor, step: float = BIAS_STEP) -> None:
+    """bias_i += step · sign(mean load − load_i), with the `loads` of a whole batch."""
+    for gate, row in zip(gates(model), load, strict=True):
+        gate.bias += step * torch.sign(row.mean() - row)
+
+
+def gates(model: Transformer) -> list[Gate]:
+    """The learned routers, in the order of `loads`."""
+    return [gate for gate, _ in routers(model, model.new_studies()) if not gate.hashed]
+
+
+def _index(studies: Sequence[Study], real: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The indexer's loss and its recall, where it was compared."""
+    kl, recall = [], []
+    for study in studies:
+        if study.kl is None or study.recall is None or study.seen is None:
+            continue
+        seen = study.seen & real
+        count = seen.sum().clamp(min=1)
+        kl.append((study.kl * seen).sum() / count)
+        recall.append((study.recall * seen).sum() / count)
+    if not kl:
+        return None, None
+    return torch.stack(kl).sum(), torch.stack(recall).mean()

@@ -21,7 +21,7 @@ from dsv4.config import Config
 from dsv4.interrupt import interruptible
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import Batch, DataError, PackedRows
-from dsv4.train.loss import balance_loss, linear_cross_entropy, losses, update_bias
+from dsv4.train.loss import linear_cross_entropy, losses, update_bias
 from dsv4.train.metrics import Metrics
 from dsv4.train.optim import optimizers
 from dsv4.train.schedule import Schedule
@@ -147,8 +147,9 @@ class Run:
         lr, mtp_weight = schedule.lr(self.step), schedule.mtp_weight(self.step)
         batch = self.rows.batch(self.step, settings.batch)
         self.model.train()
-        loss, mtp = losses(self.model, batch)
-        total = loss + balance_loss(self.model, settings.batch)
+        found = losses(self.model, batch)
+        loss, mtp = found.next_token, found.mtp
+        total = loss + found.balance
         total = total if mtp is None else total + mtp_weight * mtp
         if not math.isfinite(total.item()):
             self._refuse(f"the loss is {total.item()}", "weights", self.model.state_dict())
@@ -161,7 +162,7 @@ class Run:
                 group["lr"] = lr
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        update_bias(self.model)
+        update_bias(self.model, found.loads)
         self.step += 1
         metrics = {"step": self.step, "loss": loss.item(), "lr": lr, "norm": norm.item()}
         return metrics if mtp is None else metrics | {"mtp_loss": mtp.item()}

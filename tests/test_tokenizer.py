@@ -1,7 +1,11 @@
+import random
+from itertools import chain
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dsv4.tokenizer as tokenizers
 from dsv4.tokenizer import Tokenizer, TokenizerError
 
 SPECIAL = {
@@ -90,3 +94,49 @@ def test_missing_and_broken_files(tmp_path, tokenizer):
         Tokenizer.load(tmp_path)
     with pytest.raises(TokenizerError, match="no token '<nothing>'"):
         tokenizer.token_id("<nothing>")
+
+
+PIECES = [
+    "word ",
+    " ",
+    "\n",
+    "  \n\n ",
+    "12",
+    "7",
+    "é",
+    "e\u0301",
+    "世界",
+    "!?",
+    "a",
+    "<｜User｜>",
+    "<th",
+]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_long_text_is_encoded_in_sections_as_it_is_whole(tokenizer, monkeypatch, special):
+    chosen = random.Random(0)
+    backend = tokenizer.backend if special else tokenizer._plain
+    for section, margin in ((300, 64), (1 << 10, 256)):
+        monkeypatch.setattr(tokenizers, "SECTION", section)
+        monkeypatch.setattr(tokenizers, "MARGIN", margin)
+        for _ in range(30):
+            some = chosen.sample(PIECES, 4)
+            text = "".join(chosen.choice(some) for _ in range(3_000))
+            whole = backend.encode(text, add_special_tokens=False).ids
+            parts = list(tokenizer.parts(text, special=special))
+            assert list(chain(*parts)) == whole == tokenizer.encode(text, special=special)
+            assert len(parts) > 2
+
+
+def test_a_text_of_one_word_is_one_section(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizers, "SECTION", 1 << 10)
+    for text in ("a" * 9_000, " " * 9_000, "\n" * 9_000):
+        whole = tokenizer._plain.encode(text, add_special_tokens=False).ids
+        assert list(tokenizer.parts(text)) == [whole] == [tokenizer.encode(text)]
+
+
+def test_the_longest_token_bounds_a_count_from_below(tokenizer):
+    assert tokenizer.longest == 128
+    for text in (" " * 5_000, "the end " * 900):
+        assert len(text.encode()) / tokenizer.longest <= len(tokenizer.encode(text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,10 @@ from typing import Self
 import tokenizers
 
 from dsv4.files import FileError, check_regular
+
+SHORT = 4_096  # characters that are encoded at once, other threads waiting
+SECTION = 1 << 18  # characters of a long text that are encoded at a time
+MARGIN = 256  # the least that a word must be away from a section's end to be sure of it
 
 
 class TokenizerError(ValueError):
@@ -92,8 +96,39 @@ class Tokenizer:
         """Ids of `text`. With `special`, control tokens that it spells become their ids; without,
         no control id can come out, whatever the text says.
         """
+        if len(text) <= SHORT:
+            backend = self.backend if special else self._plain
+            return backend.encode(text, add_special_tokens=False).ids
+        return [token for part in self.parts(text, special=special) for token in part]
+
+    def parts(self, text: str, *, special: bool = False) -> Iterator[list[int]]:
+        """What `encode` gives, a section of the text at a time: memory is bounded, whoever has seen
+        enough can leave, and other threads run meanwhile.
+
+        A section ends where a word does (what the pre-tokenizer never joins), so a text that is a
+        single word is one section.
+        """
         backend = self.backend if special else self._plain
-        return backend.encode(text, add_special_tokens=False).ids
+        first, length = 0, SECTION
+        while len(text) - first > length:
+            given = [text[first : first + length]]
+            found = backend.encode_batch(given, add_special_tokens=False)[0]
+            count, end = _certain(found, length - MARGIN)
+            if not count:
+                length *= 2
+                continue
+            yield found.ids[:count]
+            first, length = first + end, SECTION
+        rest = text[first:]
+        if len(rest) <= SHORT:
+            yield backend.encode(rest, add_special_tokens=False).ids
+        else:
+            yield backend.encode_batch_fast([rest], add_special_tokens=False)[0].ids
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token: a text has at least bytes / longest tokens."""
+        return max((len(self.token_bytes(i)) for i in range(self.largest_id + 1)), default=1)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
@@ -153,6 +188,18 @@ class TokenStream:
     def finish(self) -> str:
         """The rest, with broken bytes as U+FFFD."""
         return self._decoder.decode(b"", final=True)
+
+
+def _certain(found: tokenizers.Encoding, before: int) -> tuple[int, int]:
+    """How many tokens of a section are sure, and where they end: the last word that begins by
+    character `before` is what follows them."""
+    for index in range(len(found) - 1, 0, -1):
+        here, previous = found.token_to_chars(index), found.token_to_chars(index - 1)
+        if here is None or previous is None or here[0] > before or here[0] != previous[1]:
+            continue
+        if found.token_to_word(index) != found.token_to_word(index - 1):
+            return index, here[0]
+    return 0, 0
 
 
 def _bytes_of_letters() -> dict[str, int]:

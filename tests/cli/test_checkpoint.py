@@ -96,7 +96,8 @@ def test_init_depends_on_the_seed_alone(small, tmp_path):
 
 def test_init_will_not_clobber(small, tmp_path):
     run("init", tmp_path / "out", "--config", small)
-    assert "already holds a checkpoint" in fails("init", tmp_path / "out", "--config", small)
+    said = fails("init", tmp_path / "out", "--config", small)
+    assert "already holds a checkpoint" in said and "--overwrite" in said
     run("init", tmp_path / "out", "--config", small, "--overwrite")
 
 

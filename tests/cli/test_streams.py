@@ -158,6 +158,14 @@ def test_help_and_version():
     assert '{"message", "errors", "truncated"}' in found and "--tolerant  " in found
 
 
+def test_the_package_is_the_command_too():
+    words = [sys.executable, "-m", "dsv4"]
+    for more, code, text in ((["--version"], 0, "dsv4 0.1.0"), (["chet"], 2, "dsv4 --help")):
+        done = subprocess.run([*words, *more], env=environment(), capture_output=True, timeout=120)
+        assert done.returncode == code and text.encode() in done.stdout + done.stderr
+        assert b"__main__" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("threads", ["-1", "0", "40000"])
 @pytest.mark.parametrize("words", [["chat"], ["generate"], ["train", "out"]])
 def test_thread_counts_are_checked(words, threads, tmp_path, monkeypatch):

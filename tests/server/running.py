@@ -16,7 +16,7 @@ MODEL = "org/nano-v4"
 
 
 @contextmanager
-def serving(engine, tokenizer, grace=5.0, **settings):
+def serving(engine, tokenizer, grace=5.0, http="auto", **settings):
     """What a test needs of a running server."""
     settings = {"models": (MODEL,), "keep_alive": 0.2} | settings
     began = threading.Event()
@@ -27,17 +27,17 @@ def serving(engine, tokenizer, grace=5.0, **settings):
         began.set()
 
     service = Service(engine, tokenizer, Settings(**settings))
-    server = Server(service, grace, tell)
+    server = Server(service, grace, tell, http)
     thread = threading.Thread(target=server.run, args=([listen("127.0.0.1", 0)],), daemon=True)
     thread.start()
     assert began.wait(20)
     key = settings.get("api_key") or "none"
     url = urls[0]
     try:
-        with httpx.Client(base_url=url, timeout=30) as http:
+        with httpx.Client(base_url=url, timeout=30) as client:
             yield SimpleNamespace(
                 url=url,
-                http=http,
+                http=client,
                 engine=engine,
                 say=getattr(engine, "say", None),
                 service=service,

@@ -54,7 +54,9 @@ def check_target(out: Path, overwrite: bool) -> None:
             f"{out} holds {', '.join(foreign[:3])}, no part of a checkpoint: choose another folder"
         )
     if held and not overwrite:
-        raise CheckpointError(f"{out} already holds a checkpoint: choose another or overwrite it")
+        raise CheckpointError(
+            f"{out} already holds a checkpoint: choose another folder, or --overwrite it"
+        )
 
 
 @contextmanager

@@ -71,9 +71,9 @@ def _generating(service: Service) -> APIRouter:
     settings = service.settings
 
     async def answer(request: Request, api: Callable[[bytes, Inbox], Answer]) -> Response:
-        data = await read_body(request, settings.max_body)
+        data = await read_body(request, settings.max_body, settings.patience)
         inbox = Inbox()
-        given = await service.aside(lambda: api(data, inbox))
+        given = await service.aside(lambda: api(data, inbox), len(data))
         exchange = given.exchange
         try:
             if not given.stream:
@@ -127,6 +127,7 @@ def _generating(service: Service) -> APIRouter:
 def _telling(service: Service) -> APIRouter:
     """The paths that tell something without generating."""
     router, tokens = APIRouter(), TokensApi(service)
+    settings = service.settings
 
     def models() -> list[dict[str, Any]]:
         made = int(service.metrics.began)
@@ -141,7 +142,7 @@ def _telling(service: Service) -> APIRouter:
                 "created_at": _iso(made),
                 "max_model_len": service.engine.context,
             }
-            for name in service.settings.models
+            for name in settings.models
         ]
 
     async def list_models() -> Response:
@@ -163,12 +164,13 @@ def _telling(service: Service) -> APIRouter:
         return Json({"id": response_id, "object": "response", "deleted": True})
 
     async def count(request: Request) -> Response:
-        data = await read_body(request, service.settings.max_body)
-        return Json({"input_tokens": await service.aside(lambda: service.count_tokens(data))})
+        data = await read_body(request, settings.max_body, settings.patience)
+        count = await service.aside(lambda: service.count_tokens(data), len(data))
+        return Json({"input_tokens": count})
 
     async def aside(request: Request, work: Callable[[dict[str, Any]], Any]) -> Response:
-        data = await read_body(request, service.settings.max_body)
-        return Json(await service.aside(lambda: work(parse(data))))
+        data = await read_body(request, settings.max_body, settings.patience)
+        return Json(await service.aside(lambda: work(parse(data)), len(data)))
 
     async def tokenize(request: Request) -> Response:
         return await aside(request, tokens.tokenize)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -13,17 +14,26 @@ from dsv4.server.errors import ApiError
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # may be half a surrogate pair
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The bytes, or ApiError 413 as soon as they are too many."""
+async def read_body(request: Request, most: int, patience: float = 60.0) -> bytes:
+    """The bytes. Raises ApiError: 413 as soon as they are too many, 408 when none came for
+    `patience` seconds.
+    """
     told = request.headers.get("content-length", "")
     if told.isdecimal() and int(told) > most:
         raise _too_large(most)
     data = bytearray()
     try:
-        async for piece in request.stream():
+        pieces = aiter(request.stream())
+        while True:
+            async with asyncio.timeout(patience):
+                piece = await anext(pieces, None)
+            if piece is None:
+                break
             data += piece
             if len(data) > most:
                 raise _too_large(most)
+    except TimeoutError as error:
+        raise ApiError(408, f"no byte of the body came for {patience:g} s", close=True) from error
     except ClientDisconnect as error:
         raise ApiError(400, "the body broke off") from error
     return bytes(data)

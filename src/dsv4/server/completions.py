@@ -21,6 +21,7 @@ from dsv4.server.extras import Extras, read_extras
 from dsv4.server.reply import Update
 from dsv4.server.scores import Legacy
 from dsv4.server.settings import Settings
+from dsv4.server.within import Within
 from dsv4.server.writer import Event
 from dsv4.tokenizer import Tokenizer, TokenizerError
 
@@ -118,7 +119,7 @@ def read_completion(
     stream = common.read_stream(body)
     given = fields.inner(body, "stream_options")
     usage = fields.flag(given, "include_usage", "stream_options") or False
-    texts, prompts, own = _prompts(body, tokenizer, suffix)
+    texts, prompts, own = _prompts(body, tokenizer, suffix, context)
     limit = _limit(body, prompts, context, echo and logprobs is not None)
     sampling = Sampling(
         1.0 if temperature is None else temperature,
@@ -151,7 +152,7 @@ def _limit(body: Mapping[str, Any], prompts: list[list[int]], context: int, scor
 
 
 def _prompts(
-    body: Mapping[str, Any], tokenizer: Tokenizer, suffix: str | None
+    body: Mapping[str, Any], tokenizer: Tokenizer, suffix: str | None, context: int
 ) -> tuple[list[str], list[list[int]], list[int]]:
     """Texts, ids, and how many of the ids are the server's own."""
     given = body.get("prompt")
@@ -167,10 +168,11 @@ def _prompts(
     texts, prompts, own = [], [], []
     for number, one in enumerate(many):
         path = f"prompt[{number}]" if isinstance(given, list) else "prompt"
+        within = Within(tokenizer, context)
         if suffix is not None:
-            text, ids, before = _gap(one, suffix, tokenizer, path)
+            text, ids, before = _gap(one, suffix, within, path)
         elif isinstance(one, str):
-            text, ids, before = _text(one, tokenizer)
+            text, ids, before = _text(one, within)
         else:
             text, ids, before = *_ids(one, tokenizer, path), 0
         texts.append(text)
@@ -179,7 +181,7 @@ def _prompts(
     return texts, prompts, own
 
 
-def _text(text: str, tokenizer: Tokenizer) -> tuple[str, list[int], int]:
+def _text(text: str, tokenizer: Within) -> tuple[str, list[int], int]:
     """A prompt's control tokens count: whoever writes it speaks to the model itself."""
     ids = tokenizer.encode(text, special=True)
     bos = tokenizer.token_id(BOS)
@@ -196,7 +198,7 @@ def _ids(given: Any, tokenizer: Tokenizer, path: str) -> tuple[str, list[int]]:
     return tokenizer.decode(given), given
 
 
-def _gap(prefix: Any, suffix: str, tokenizer: Tokenizer, path: str) -> tuple[str, list[int], int]:
+def _gap(prefix: Any, suffix: str, tokenizer: Within, path: str) -> tuple[str, list[int], int]:
     """Both texts are somebody's file: no control token in them counts."""
     if not isinstance(prefix, str):
         raise fields.wrong(prefix, path, "text, where there is a suffix")

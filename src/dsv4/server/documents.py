@@ -61,6 +61,7 @@ _REASONS = {
     400: "The request is wrong.",
     401: "The API key is missing or wrong.",
     403: "The Host or Origin is not allowed.",
+    408: "The body did not come.",
     413: "The body is too large.",
     429: "The server is full: try again after Retry-After seconds.",
     500: "The server failed.",

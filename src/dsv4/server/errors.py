@@ -14,6 +14,7 @@ _KINDS = {
     403: ("permission_error", "forbidden", "permission_error"),
     404: ("not_found_error", "not_found", "not_found_error"),
     405: ("invalid_request_error", "method_not_allowed", "invalid_request_error"),
+    408: ("invalid_request_error", "request_timeout", "timeout_error"),
     413: ("invalid_request_error", "request_too_large", "request_too_large"),
     429: ("rate_limit_error", "rate_limit_exceeded", "rate_limit_error"),
     500: ("internal_error", "internal_error", "api_error"),

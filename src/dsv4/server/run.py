@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import uvicorn
 
@@ -34,9 +35,11 @@ class Server(uvicorn.Server):
         service: Service,
         grace: float = 30.0,
         began: Callable[[Sequence[str]], None] = lambda urls: None,
+        http: Literal["auto", "h11", "httptools"] = "auto",
     ):
         config = uvicorn.Config(
             create_app(service),
+            http=http,
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -33,8 +33,11 @@ from dsv4.server.responses import ResponsesWriter, given_of
 from dsv4.server.settings import Settings
 from dsv4.server.spelling import Spellings
 from dsv4.server.store import Store
+from dsv4.server.within import Within
 from dsv4.server.writer import Writer
 from dsv4.tokenizer import Tokenizer
+
+LARGE = 1 << 20  # bytes of a body that takes long to read
 
 T = TypeVar("T")
 
@@ -57,6 +60,7 @@ class Service:
         self.store = Store(settings.stored, settings.stored_bytes)
         self.spellings = Spellings(tokenizer, settings.folder)
         self._threads = ThreadPoolExecutor(4, "dsv4-request")
+        self._large = ThreadPoolExecutor(2, "dsv4-large")
         self._options = RequestOptions(
             models=None if settings.any_model else settings.models,
             revision=settings.revision,
@@ -64,16 +68,21 @@ class Service:
             think_then_call=True,
         )
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """Do what takes time in another thread. Raises ApiError for what a client must mend."""
+    async def aside(self, work: Callable[[], T], size: int) -> T:
+        """Do what takes time with a body of `size` bytes in another thread; large ones have threads
+        of their own, and small ones do not wait for them. Raises ApiError for what a client must
+        mend.
+        """
+        threads = self._large if size > LARGE else self._threads
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
         except Exception as error:
             raise refused(error) from error
 
     def close(self) -> None:
         """Give the threads back."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._large):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.spellings.close()
 
     # ---- the APIs; each is run aside ---------------------------------------------------------
@@ -180,7 +189,8 @@ class Service:
     def _jobs(self, request: Request, extras: Extras) -> Iterator[Job]:
         if request.thinking_mode == "thinking":
             extras = extras.thinking()
-        ids = request.ids(self.tokenizer, spelt=self.spellings.of)
+        within = Within(self.tokenizer, self.engine.context)
+        ids = request.ids(within, spelt=self.spellings.of)
         seed = extras.seed if request.asked.seed is None else request.asked.seed
         sampling = Sampling(
             request.temperature,

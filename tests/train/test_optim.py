@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from dsv4 import Config, Transformer
-from dsv4.train.optim import Muon, optimizers, orthogonalise, row_parts, takes_muon
+from dsv4.train.optim import (
+    Muon,
+    groups_table,
+    optimizers,
+    orthogonalise,
+    parameter_groups,
+    row_parts,
+    takes_muon,
+)
 
 
 def newton_schulz(g):
@@ -42,6 +50,44 @@ def test_every_parameter_has_exactly_one_optimizer():
         plain = name in ("embed.weight", "head.weight") or "norm" in name or "_sink" in name
         plain = plain or name.endswith(("_base", "_scale"))
         assert takes_muon(name, parameter.dim()) != plain, name
+
+
+def test_the_table_names_every_parameter_once():
+    model = Transformer(Config.from_preset("nano"))
+    groups = parameter_groups(model, model.config)
+    assert [one.name for one in groups] == [name for name, _ in model.named_parameters()]
+    lines = groups_table(model, model.config).splitlines()[1:]
+    numbers = sum(int(line.split()[-1].replace(",", "")) for line in lines)
+    assert numbers == sum(p.numel() for p in model.parameters())
+    assert sum(int(line.split()[2]) for line in lines) == len(groups)
+    table = {line.split()[0]: line.split()[1:4] for line in lines}
+    assert table["layers.*.ffn.experts.w1"] == ["Muon", "6", "96"]  # 6 layers of 16 experts
+    assert table["layers.*.hc_attn_fn"] == ["Muon", "6", "18"]
+    assert table["layers.*.attn.compressor.wkv.weight"] == ["Muon", "4", "6"]  # CSA: two each
+    assert table["embed.weight"] == ["AdamW", "1", "-"]
+    assert not any(name.endswith(("gate.bias", "tid2eid")) for name in table)
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
+def test_with_its_settings_it_is_torchs_muon(shape):
+    """Five steps of one triple, the RMS of 0.2: torch sums the moment as (1 − μ)G, which the
+    normalisation takes out, and rounds to bfloat16 before it normalises."""
+    triple = (3.4445, -4.7750, 2.0315)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    config = Config.from_preset("nano")
+    settings = {"lr": 0.1, "momentum": 0.95, "weight_decay": 0.1}
+    muon = Muon([("a.weight", ours)], config, gamma=0.2, coefficients=(triple,) * 5, **settings)
+    torchs = torch.optim.Muon(
+        [theirs], nesterov=True, ns_steps=5, adjust_lr_fn="match_rms_adamw", **settings
+    )
+    for seed in range(4):
+        gradient = matrices(*shape, seed)[0]
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        before = ours.detach().clone()
+        muon.step()
+        torchs.step()
+        moved = (ours - before).norm()
+        assert (ours - theirs).norm() < 0.05 * (seed + 1) ** 0.5 * moved
 
 
 def test_stored_matrices_are_split_into_logical_ones():

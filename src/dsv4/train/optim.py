@@ -10,8 +10,9 @@ matrices is orthogonalised part by part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,17 @@ FAST, SETTLE = (3.4445, -4.7750, 2.0315), (2.0, -1.5, 0.5)
 COEFFICIENTS = (FAST,) * 8 + (SETTLE,) * 2
 
 
-def orthogonalise(g: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The nearest semi-orthogonal matrix of each g [.., rows, cols], about; products in `dtype`."""
+def orthogonalise(
+    g: Tensor,
+    dtype: torch.dtype = torch.bfloat16,
+    coefficients: Sequence[tuple[float, float, float]] = COEFFICIENTS,
+) -> Tensor:
+    """The nearest semi-orthogonal matrix of each g [.., rows, cols], about; products in `dtype`,
+    one step of Newton–Schulz for each (a, b, c)."""
     tall = g.shape[-2] > g.shape[-1]
     x = g.mT if tall else g
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-20)).to(dtype)
-    for a, b, c in COEFFICIENTS:
+    for a, b, c in coefficients:
         square = x @ x.mT
         x = a * x + (b * square + c * (square @ square)) @ x
     x = x.to(g.dtype)
@@ -65,8 +71,9 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.1,
         gamma: float = 0.18,
+        coefficients: Sequence[tuple[float, float, float]] = COEFFICIENTS,
     ):
-        pairs = list(named)
+        pairs, self.coefficients = list(named), coefficients
         self.parts = [row_parts(name, p.shape, config) for name, p in pairs]
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gamma": gamma}
         super().__init__([parameter for _, parameter in pairs], defaults)
@@ -95,25 +102,58 @@ class Muon(torch.optim.Optimizer):
         for shape, pairs in by_shape.items():
             stacked = torch.cat([piece.reshape(-1, *shape) for _, piece in pairs])
             scale = group["gamma"] * max(shape) ** 0.5
-            done = orthogonalise(stacked).mul_(scale)
+            done = orthogonalise(stacked, coefficients=self.coefficients).mul_(scale)
             sizes = [weight.numel() // (shape[0] * shape[1]) for weight, _ in pairs]
             for (weight, _), update in zip(pairs, done.split(sizes), strict=True):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(update.view_as(weight), alpha=group["lr"])
 
 
+class Owned(NamedTuple):
+    """A parameter and what moves it."""
+
+    name: str
+    parameter: nn.Parameter
+    optimizer: str  # "Muon" or "AdamW"
+    matrices: int  # logical matrices that Muon orthogonalises, each by itself
+
+
+def parameter_groups(model: nn.Module, config: Config) -> list[Owned]:
+    """Every parameter that is trained, once, in the model's order. The others (`tid2eid` and the
+    routers' `bias`) are buffers: no optimizer moves them."""
+    rows = []
+    for name, parameter in model.named_parameters():
+        muon = takes_muon(name, parameter.dim())
+        stacked = parameter.shape[:-2].numel() if muon else 0
+        parts = len(row_parts(name, parameter.shape, config)) if muon else 0
+        rows.append(Owned(name, parameter, "Muon" if muon else "AdamW", stacked * parts))
+    return rows
+
+
+def groups_table(model: nn.Module, config: Config) -> str:
+    """A line for each name (layers as one): optimizer, tensors, matrices, numbers."""
+    found: dict[str, list[Owned]] = {}
+    for owned in parameter_groups(model, config):
+        found.setdefault(re.sub(r"\.\d+\.", ".*.", owned.name), []).append(owned)
+    width = max(map(len, found))
+    lines = [f"{'parameters':{width}}  optimizer  tensors  matrices        numbers"]
+    for name, rows in found.items():
+        count, matrices = len(rows), sum(row.matrices for row in rows)
+        numbers = sum(row.parameter.numel() for row in rows)
+        lines.append(
+            f"{name:{width}}  {rows[0].optimizer:9}  {count:7}  {matrices or '-':>8}  {numbers:13,}"
+        )
+    return "\n".join(lines)
+
+
 def optimizers(
     model: nn.Module, config: Config, *, lr: float, weight_decay: float = 0.1
 ) -> list[torch.optim.Optimizer]:
     """Muon and AdamW over all parameters of a model, each exactly once."""
-    named = list(model.named_parameters())
-    rest = [parameter for name, parameter in named if not takes_muon(name, parameter.dim())]
+    groups = parameter_groups(model, config)
+    matrices = [(one.name, one.parameter) for one in groups if one.optimizer == "Muon"]
+    rest = [one.parameter for one in groups if one.optimizer == "AdamW"]
     return [
-        Muon(
-            [(n, p) for n, p in named if takes_muon(n, p.dim())],
-            config,
-            lr=lr,
-            weight_decay=weight_decay,
-        ),
+        Muon(matrices, config, lr=lr, weight_decay=weight_decay),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), eps=1e-20, weight_decay=weight_decay),
     ]

@@ -14,7 +14,7 @@ import torch
 
 import dsv4
 from dsv4.checkpoint.official import TOKENIZER_FILES
-from dsv4.train.corpus import NOTICE
+from dsv4.data.corpus import NOTICE
 from dsv4.train.pretrain import Run
 from dsv4.train.settings import Settings
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 from dsv4 import Config, Tokenizer, Transformer
-from dsv4.train import bpe
+from dsv4.data import bpe
 
 torch.set_num_threads(2)
 settings.register_profile("dsv4", deadline=None, max_examples=200, derandomize=True)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import dsv4
 from dsv4.atomic import WriteError
 from dsv4.cli import app
-from dsv4.train import corpus
-from dsv4.train.corpus import TASKS
+from dsv4.data import corpus
+from dsv4.data.corpus import TASKS
 from dsv4.train.pretrain import Run
 
 WORDS = ["bread", "water", "mix", "flour", "oven", "bake", "slowly", "with", "salt", "and", "wait"]

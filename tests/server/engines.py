@@ -69,6 +69,9 @@ class _Base:
     def statistics(self):
         return {"running": float(sum(t.is_alive() for t in self._threads)), "waiting": 0.0}
 
+    def backends(self):
+        return ()
+
     def close(self, seconds=30.0):
         self.closed = True
         until = time.monotonic() + seconds

@@ -5,28 +5,56 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsv4.cli.loading import Copy, Dtype, Loading, MaxResident, Mode, Name
+from dsv4.cli.front import KEY as FRONT_KEY
+from dsv4.cli.front import RELEASED, known, remote
+from dsv4.cli.loading import Copy, Dtype, Loading, MaxResident, Mode
 from dsv4.cli.options import Revision, Threads
 from dsv4.cli.sizes import parse_size
 from dsv4.cli.streams import note, say
 
 if TYPE_CHECKING:
     from dsv4.engine.engine import Engine
+    from dsv4.engine.request import EngineLike
     from dsv4.model.transformer import Transformer
     from dsv4.server.settings import Settings
     from dsv4.tokenizer import Tokenizer
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY = "DSV4_API_KEY"
+SLOTS = 32
 
 
 def serve(
-    checkpoint: Name = "nano",
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            help="A checkpoint folder; nano is the packaged model. With --backend a folder with "
+            "the tokenizer.json of the model that is served there, or flash, pro, flash-0731, "
+            "pro-0813, whose tokenizer comes along; weights are not read.",
+            show_default="nano; with --backend flash",
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compute nothing here: stand before the OpenAI-compatible server at this URL "
+            "(dsv4, vLLM); may be repeated, for servers of one model.",
+            metavar="<url>",
+        ),
+    ] = None,
+    backend_key: Annotated[
+        str | None,
+        typer.Option(
+            help=f"The backends' API key; better in the environment, as {FRONT_KEY}.",
+            show_default="none is sent",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8000,
     name: Annotated[
@@ -49,7 +77,7 @@ def serve(
         bool, typer.Option(help="Whether to think where a request does not say.")
     ] = True,
     revision: Revision = None,
-    slots: Annotated[int, typer.Option(help="Sequences that run at once.", min=1)] = 32,
+    slots: Annotated[int, typer.Option(help="Sequences that run at once.", min=1)] = SLOTS,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +118,9 @@ def serve(
 ) -> None:
     """Serve a model: Chat Completions, Completions, Responses and Messages, and a page to chat.
 
-    Ctrl-C ends it: running replies are finished, or fail after --grace seconds.
+    With --backend the model runs elsewhere: prompts, tools, reasoning and the APIs are done here,
+    and conversations go where their beginning was read before. Ctrl-C ends it: running replies are
+    finished, or fail after --grace seconds.
     """
     from dsv4.checkpoint.identity import identity
     from dsv4.checkpoint.revision import effort_revision
@@ -99,12 +129,8 @@ def serve(
 
     state = None if memory is None else parse_size(memory, "--memory")
     on_disk = parse_size(cache_size, "--cache-size")
-    loading = Loading(checkpoint, dtype, mode, max_resident, copy, threads, revision)
-    model, tokenizer = loading.load()
     settings = Settings(
-        models=tuple(name or [loading.folder.resolve().name]),
         any_model=any_model,
-        revision=effort_revision(model.config, revision),
         thinking=thinking,
         api_key=api_key or os.environ.get(KEY) or None,
         hosts=tuple(allow_host or ()) + (() if host in LOOPBACK else (host.lower(),)),
@@ -114,10 +140,42 @@ def serve(
     )
     if host not in LOOPBACK and settings.api_key is None:
         note(f"dsv4: whoever reaches {host} can use this server: {KEY} would ask for a key")
+    if backend:
+        _leave_out(
+            slots=slots != SLOTS,
+            memory=memory,
+            draft=draft is not None,
+            dtype=dtype,
+            mode=mode,
+            max_resident=max_resident,
+            copy=copy,
+            threads=threads,
+        )
+        elsewhere = known(checkpoint or RELEASED, revision)
+        listening = listen(host, port)
+        front = remote(backend, backend_key, elsewhere, queue)
+        called = elsewhere.name or front.model or checkpoint or RELEASED
+        settings = replace(settings, models=tuple(name or [called]), revision=elsewhere.revision)
+        _run(front, elsewhere.tokenizer, settings, listening, grace)
+        return
+    loading = Loading(checkpoint or "nano", dtype, mode, max_resident, copy, threads, revision)
+    model, tokenizer = loading.load()
+    settings = replace(
+        settings,
+        models=tuple(name or [loading.folder.resolve().name]),
+        revision=effort_revision(model.config, revision),
+    )
     listening = listen(host, port)
-    known = b"" if cache is None else identity(loading.folder)
-    engine = _engine(model, tokenizer, slots, state, queue, cache, on_disk, known, draft)
+    of_model = b"" if cache is None else identity(loading.folder)
+    engine = _engine(model, tokenizer, slots, state, queue, cache, on_disk, of_model, draft)
     _run(engine, tokenizer, settings, listening, grace)
+
+
+def _leave_out(**given: object) -> None:
+    """Raises ValueError for options of an engine that is not here."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if names:
+        raise ValueError(f"--backend computes elsewhere: leave out {' and '.join(names)}")
 
 
 def _engine(
@@ -150,7 +208,7 @@ def _engine(
 
 
 def _run(
-    engine: Engine,
+    engine: EngineLike,
     tokenizer: Tokenizer,
     settings: Settings,
     listening: socket.socket,

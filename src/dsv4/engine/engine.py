@@ -28,7 +28,7 @@ from dsv4.engine.drafts import Drafts
 from dsv4.engine.memory import Plan
 from dsv4.engine.pool import Pool
 from dsv4.engine.prefix import PrefixCache
-from dsv4.engine.request import EngineError, FullError, Job, Listener, Token
+from dsv4.engine.request import BackendState, EngineError, FullError, Job, Listener, Token
 from dsv4.engine.running import Running
 from dsv4.engine.sampler import Row, choose_runs, told
 from dsv4.engine.scheduler import Scheduler
@@ -144,6 +144,10 @@ class Engine:
             **self.jobs.totals,
         }
 
+    def backends(self) -> Sequence[BackendState]:
+        """None: it computes by itself."""
+        return ()
+
     def close(self, seconds: float = 30.0) -> None:
         """Take no more jobs, let those that run finish for `seconds`, then cancel the rest."""
         with self._changed:
@@ -172,6 +176,8 @@ class Engine:
             raise ValueError(
                 f"token id {low if low < 0 else high} is outside the vocabulary of {vocab}"
             )
+        if not 0 <= job.said < len(job.ids):
+            raise ValueError(f"said = {job.said}: must leave a prompt of the {len(job.ids)} ids")
         if len(job.ids) >= self.context:
             raise ValueError(
                 f"This model's maximum context length is {self.context} tokens. However, your "

@@ -23,7 +23,8 @@ class Penalties:
         self._penalised = bool(
             job.repetition_penalty != 1 or job.frequency_penalty or job.presence_penalty
         )
-        prompt = job.ids if job.repetition_penalty != 1 else ()  # the others do not look at it
+        asked = job.ids[: len(job.ids) - job.said]
+        prompt = asked if job.repetition_penalty != 1 else ()  # the others do not look at it
         self._met = np.unique(np.asarray(prompt, dtype=np.int64))  # ids, each once; new ones behind
         self._counts = np.zeros(len(self._met), dtype=np.float32)  # how often generated
         self._place = {token: place for place, token in enumerate(self._met.tolist())}

@@ -76,7 +76,10 @@ class Job:
     `end_ids` end the reply (default: the model's EOS). `logprobs`: how many alternatives to tell
     with each token, 0 for the token's own alone, None for nothing. `prompt_logprobs` asks the same
     of the prompt's tokens. `grammar` is a structural tag (xgrammar's words) that the reply is held
-    to. `number` tells the random numbers of jobs with one seed apart (n > 1).
+    to; an engine that has none may leave out one that is not `binding`. `number` tells the random
+    numbers of jobs with one seed apart (n > 1). The last `said` of the ids are this reply's own
+    beginning: random numbers, penalties and grammar go on behind them, so that what comes is what
+    would have come had the reply never been cut there.
     """
 
     ids: Sequence[int]
@@ -86,6 +89,8 @@ class Job:
     logprobs: int | None = None
     prompt_logprobs: bool = False
     grammar: Mapping[str, Any] | None = None
+    binding: bool = True
+    said: int = 0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -112,6 +117,25 @@ class EngineError(RuntimeError):
     """The engine failed, or is closed: the reason is in the message."""
 
 
+class RemoteError(EngineError):
+    """An engine elsewhere refused a job, or was lost: `status` is what HTTP calls that."""
+
+    def __init__(self, message: str, status: int = 503, retry_after: float | None = None):
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
+class BackendState(NamedTuple):
+    """One of the servers that compute for an engine: how it is, and what it was asked so far."""
+
+    url: str
+    live: bool
+    why: str  # it is out; empty while it lives
+    running: int
+    requests: int
+    failures: int
+
+
 class EngineLike(Protocol):
     """What a server needs of an engine."""
 
@@ -128,6 +152,10 @@ class EngineLike(Protocol):
 
     def statistics(self) -> Mapping[str, float]:
         """Numbers for a status line and metrics, by name: running, waiting, pages, tokens …"""
+        ...
+
+    def backends(self) -> Sequence[BackendState]:
+        """The servers that compute for it; none where it computes by itself."""
         ...
 
     def close(self, seconds: float = 30.0) -> None:

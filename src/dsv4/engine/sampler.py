@@ -24,7 +24,8 @@ from dsv4.sampling import distribution, draw, finite, first_largest, not_finite
 
 
 class Row:
-    """What the sampler keeps of one job. `sampled`: the ids that were chosen so far."""
+    """What the sampler keeps of one job. `sampled`: the ids that were chosen so far, those that
+    the job brings along (`said`) among them."""
 
     def __init__(self, job: Job, constraint: Constraint | None = None):
         self.job, self.constraint = job, constraint
@@ -33,6 +34,8 @@ class Row:
         self._ends = frozenset(job.end_ids or ())
         self._generator: np.random.Generator | None = None
         self._uniforms: list[float] = []
+        for token in job.ids[len(job.ids) - job.said :]:
+            self.push(token)
 
     @property
     def plain(self) -> bool:

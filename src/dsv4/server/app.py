@@ -182,7 +182,17 @@ def _telling(service: Service) -> APIRouter:
         return Json(tokens.info())
 
     async def health() -> Response:
-        return Json({"status": "ok"})
+        found = service.engine.backends()
+        if not found:
+            return Json({"status": "ok"})
+        secret = service.settings.api_key is not None  # this path asks for no key
+        told = [
+            {"number": number, "live": one.live} | ({} if secret else {"url": one.url})
+            for number, one in enumerate(found)
+        ]
+        live = any(one.live for one in found)
+        status = "ok" if live else "no backend is live"
+        return Json({"status": status, "backends": told}, 200 if live else 503)
 
     async def metrics() -> Response:
         kind = "text/plain; version=0.0.4; charset=utf-8"

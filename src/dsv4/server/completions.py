@@ -16,6 +16,7 @@ from dsv4.protocol.requests import common, fields
 from dsv4.protocol.stop import StopMatcher
 from dsv4.sampling import Sampling
 from dsv4.server.errors import ApiError
+from dsv4.server.exact import EXACT, Exact, read_exact
 from dsv4.server.exchange import Exchange
 from dsv4.server.extras import Extras, read_extras
 from dsv4.server.reply import Update
@@ -78,18 +79,21 @@ class Completion:
     logprobs: int | None = None
     stream: bool = False
     include_usage: bool = False
+    exact: Exact = EXACT
 
     def jobs(self) -> Iterator[Job]:
         """One for each choice, those of one prompt side by side."""
-        extras = self.extras
+        extras, exact = self.extras, self.exact
         for ids in self.prompts:
             for number in range(extras.choices):
                 yield Job(
                     ids,
                     self.sampling,
-                    number,
+                    exact.number + number,
                     logprobs=self.logprobs,
                     prompt_logprobs=self.echo and self.logprobs is not None,
+                    grammar=exact.grammar,
+                    said=exact.said,
                     frequency_penalty=extras.frequency_penalty,
                     presence_penalty=extras.presence_penalty,
                     repetition_penalty=extras.repetition_penalty,
@@ -120,6 +124,7 @@ def read_completion(
     given = fields.inner(body, "stream_options")
     usage = fields.flag(given, "include_usage", "stream_options") or False
     texts, prompts, own = _prompts(body, tokenizer, suffix, context)
+    exact = read_exact(body, prompts)
     limit = _limit(body, prompts, context, echo and logprobs is not None)
     sampling = Sampling(
         1.0 if temperature is None else temperature,
@@ -131,7 +136,7 @@ def read_completion(
         max(limit, 1),
     )
     return Completion(
-        model, prompts, texts, own, sampling, extras, limit, echo, logprobs, stream, usage
+        model, prompts, texts, own, sampling, extras, limit, echo, logprobs, stream, usage, exact
     )
 
 
@@ -218,7 +223,8 @@ class CompletionWriter:
         self._exchange, self._asked = exchange, asked
         count = len(exchange.replies)
         self._texts = [list[str]() for _ in range(count)]
-        self._scores = [Legacy(exchange.tokenizer) for _ in range(count)]
+        self._scores = [Legacy(exchange.tokenizer, asked.exact.named) for _ in range(count)]
+        self._ids = [list[int]() for _ in range(count)]
         self._arrays: list[dict[str, list[Any]]] = [{} for _ in range(count)]
         self._seen = [0] * count  # tokens of each reply that are in the arrays
         self._finish = [""] * count
@@ -226,13 +232,15 @@ class CompletionWriter:
     last = b"data: [DONE]\n\n"
 
     def start(self) -> Iterator[Event]:
-        """The prompts, where they are to be repeated."""
+        """The prompts, where they are to be repeated; to who asks for ids, what was reused."""
+        if self._asked.exact.ids:
+            yield None, self._base() | {"choices": [], "dsv4": self._exchange.counts.own()}
         if not self._asked.echo:
             return
         for number, reply in enumerate(self._exchange.replies):
             prompt = number // self._asked.extras.choices
             tokens = list(reply.prompt)[self._asked.own[prompt] :]
-            yield self._say(number, self._asked.texts[prompt], tokens, generated=False)
+            yield self._say(number, self._asked.texts[prompt], tokens, [], generated=False)
 
     def add(self, number: int, update: Update, over: bool) -> Iterator[Event]:
         """What was said, and at last why it ended."""
@@ -243,10 +251,12 @@ class CompletionWriter:
                 yield self._chunk(number, "", None, "length")
             return
         text = "".join(delta.text for delta in update.deltas if isinstance(delta, Content))
-        tokens = reply.said[self._seen[number] :]
-        self._seen[number] += len(tokens)
-        if text or tokens:
-            yield self._say(number, text, tokens, generated=True)
+        seen, counts = self._seen[number], self._asked.logprobs is not None
+        tokens = reply.said[seen:]
+        ids = reply.ids[seen : seen + len(tokens) if counts else None]  # more may come meanwhile
+        self._seen[number] += len(ids)
+        if text or tokens or (ids and self._asked.exact.ids):
+            yield self._say(number, text, tokens, ids, generated=True)
         if over:
             self._finish[number] = reply.finish_reason
             yield self._chunk(number, "", None, reply.finish_reason)
@@ -269,21 +279,35 @@ class CompletionWriter:
                 "logprobs": self._arrays[number] or None,
                 "finish_reason": self._finish[number],
             }
+            | self._told_ids(number)
             for number, texts in enumerate(self._texts)
         ]
         return self._base() | {"choices": choices} | self._counts()
 
-    def _say(self, number: int, text: str, tokens: list[Token], generated: bool) -> Event:
+    def _told_ids(self, number: int) -> dict[str, Any]:
+        if not self._asked.exact.ids:
+            return {}
+        prompt = self._asked.prompts[number // self._asked.extras.choices]
+        return {"prompt_token_ids": prompt, "token_ids": self._ids[number]}
+
+    def _say(
+        self, number: int, text: str, tokens: list[Token], ids: list[int], generated: bool
+    ) -> Event:
         self._texts[number].append(text)
+        self._ids[number] += ids
         if self._asked.logprobs is None:
-            return self._chunk(number, text, None, None)
+            return self._chunk(number, text, None, None, ids)
         scores = self._scores[number].add(tokens, generated)
         for name, values in scores.items():
             self._arrays[number].setdefault(name, []).extend(values)
-        return self._chunk(number, text, scores, None)
+        return self._chunk(number, text, scores, None, ids)
 
-    def _chunk(self, number: int, text: str, scores: Any, finish: str | None) -> Event:
+    def _chunk(
+        self, number: int, text: str, scores: Any, finish: str | None, ids: Sequence[int] = ()
+    ) -> Event:
         choice = {"index": number, "text": text, "logprobs": scores, "finish_reason": finish}
+        if self._asked.exact.ids:
+            choice["token_ids"] = ids
         chunk = self._base() | {"choices": [choice]}
         if self._asked.include_usage:
             chunk["usage"] = None

@@ -193,6 +193,10 @@ TEXT = Operation(
             prompt=_either(TEXT_, _list(TEXT_), _list(INTEGER), _list(_list(INTEGER))),
             suffix=MAYBE,
             echo=FLAG,
+            return_token_ids=FLAG,
+            return_tokens_as_token_ids=FLAG,
+            response_format={"type": ["object", "null"]},
+            dsv4={"type": ["object", "null"]},
             best_of={"type": ["integer", "null"]},
             logprobs={"type": ["integer", "null"], "minimum": 0, "maximum": 20},
         )

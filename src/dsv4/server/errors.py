@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dsv4.engine.request import EngineError, Finished, FullError
+from dsv4.engine.request import EngineError, Finished, FullError, RemoteError
 from dsv4.protocol.errors import ProtocolError, RequestError
 
 _KINDS = {
@@ -75,6 +75,8 @@ def refused(error: Exception) -> ApiError:
         return ApiError(400, str(error), error.path or None, code)
     if isinstance(error, FullError):
         return ApiError(429, str(error), retry_after=error.retry_after)
+    if isinstance(error, RemoteError):
+        return _of_remote(error)
     if isinstance(error, EngineError):
         return ApiError(503, str(error), retry_after=5)
     if isinstance(error, ProtocolError | ValueError):
@@ -90,4 +92,12 @@ def failed(end: Finished) -> ApiError:
         return ApiError(
             503, "the request was cancelled: the server is shutting down", retry_after=5
         )
+    if isinstance(end.error, RemoteError):
+        return _of_remote(end.error)
     return ApiError(500, f"the request failed: {end.error or 'unknown reason'}")
+
+
+def _of_remote(error: RemoteError) -> ApiError:
+    long = error.status == 400 and "maximum context length" in str(error)
+    code = "context_length_exceeded" if long else None
+    return ApiError(error.status, str(error), code=code, retry_after=error.retry_after)

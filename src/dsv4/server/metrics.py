@@ -108,6 +108,18 @@ class Metrics:
             name = f"dsv4_engine_{key}"
             yield from _head(name, "gauge", f"Of the engine: {key.replace('_', ' ')}.")
             yield f"{name} {value:g}"
+        backends = self._engine.backends()
+        for key, kind in (
+            ("live", "gauge"),
+            ("running", "gauge"),
+            ("requests", "counter"),
+            ("failures", "counter"),
+        ):
+            name = f"dsv4_backend_{key}" + "_total" * (kind == "counter")
+            if backends:
+                yield from _head(name, kind, f"Of each backend: {key}.")
+            for one in backends:
+                yield f'{name}{{backend="{one.url}"}} {int(getattr(one, key))}'
 
 
 def _head(name: str, kind: str, text: str) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dsv4.engine.request import Token
@@ -36,10 +36,14 @@ def shown(tokenizer: Tokenizer, number: int) -> str:
 
 
 class Legacy:
-    """The four arrays of Completions, piece by piece; offsets go on from piece to piece."""
+    """The four arrays of Completions, piece by piece; offsets go on from piece to piece.
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer, self._text = tokenizer, tokenizer.stream()
+    `named`: tokens are written as `token_id:N`, which tells apart those that look alike.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, named: bool = False):
+        self._text = tokenizer.stream()
+        self._shown = (lambda n: f"token_id:{n}") if named else (lambda n: shown(tokenizer, n))
         self._offset = 0
 
     def add(self, tokens: Sequence[Token], generated: bool) -> dict[str, Any]:
@@ -54,21 +58,21 @@ class Legacy:
             "text_offset": [],
         }
         for token in tokens:
-            text = shown(self._tokenizer, token.id)
+            text = self._shown(token.id)
             out["tokens"].append(text)
             out["token_logprobs"].append(finite(token.logprob))
-            out["top_logprobs"].append(_tops(self._tokenizer, token, text))
+            out["top_logprobs"].append(_tops(self._shown, token, text))
             out["text_offset"].append(self._offset)
             for piece, control in self._text.pieces(token.id):
                 self._offset += 0 if control and generated else len(piece)
         return out
 
 
-def _tops(tokenizer: Tokenizer, token: Token, text: str) -> dict[str, float | None] | None:
+def _tops(name: Callable[[int], str], token: Token, text: str) -> dict[str, float | None] | None:
     if token.logprob is None:
         return None
     tops: dict[str, float | None] = {}
     for number, logprob in token.top:
-        tops.setdefault(shown(tokenizer, number), finite(logprob))  # the likelier of two alike
+        tops.setdefault(name(number), finite(logprob))  # the likelier of two alike
     tops.setdefault(text, finite(token.logprob))
     return tops

@@ -202,6 +202,9 @@ class Service:
             request.max_tokens(len(ids), self.engine.context),
         )
         held = request.tools or request.constraint is not None
+        loose = request.tool_choice == "auto" and not any(
+            tool["function"].get("strict") for tool in request.tools
+        )
         top = request.asked.top_logprobs or 0
         for number in range(extras.choices):
             job = Job(
@@ -210,6 +213,7 @@ class Service:
                 number,
                 logprobs=top if request.asked.logprobs else None,
                 grammar=request.grammar(extras.parallel_tool_calls) if held else None,
+                binding=not (request.tools and loose),
                 frequency_penalty=extras.frequency_penalty,
                 presence_penalty=extras.presence_penalty,
                 repetition_penalty=extras.repetition_penalty,

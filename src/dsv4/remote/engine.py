@@ -189,7 +189,8 @@ class RemoteEngine:
         """Where a job goes next. Raises RemoteError where it can go nowhere."""
         open_ = [b for b in self._backends if b.able is not None and b not in run.tried]
         if run.said or run.job.said:
-            open_ = [b for b in open_ if b.able is not None and resumable(run.job, b.able)]
+            sure = not run.guessed
+            open_ = [b for b in open_ if sure and b.able and resumable(run.job, b.able)]
         if not open_ or len(run.tried) >= MOST_TRIES:
             raise run.why or self._none_lives()
         loads = [Load(b.number, b.reading, len(b.streams)) for b in open_]
@@ -305,7 +306,7 @@ class RemoteEngine:
                         tokens = heard.read(event)
                         run.account(heard)
                         if tokens and run.end is None:
-                            self._say(backend, run, tokens, heard.prompt)
+                            self._say(backend, run, tokens, heard)
                     if (run.end is not None or heard.done) and over.when() is None:
                         # what it counts may still come
                         over.reschedule(self._loop.time() + LINGER * (not run.stopped))
@@ -316,21 +317,21 @@ class RemoteEngine:
         run.tell((), heard.prompt)
         run.end = run.end or ("length" if heard.finish == "length" else "stop")
 
-    def _say(
-        self, backend: Backend, run: Run, tokens: list[Token], prompt: Sequence[Token]
-    ) -> None:
+    def _say(self, backend: Backend, run: Run, tokens: list[Token], heard: Heard) -> None:
         """Tell new tokens, and see whether the reply is over, whatever the server thinks."""
         backend.reading -= run.unread
         run.unread = 0
+        counted = heard.able.gives_ids  # else they are more or fewer than the server's
+        run.guessed = run.guessed or not counted
         most = run.job.sampling.max_tokens
-        kept = tokens[: most - len(run.said)]
+        kept = tokens[: most - len(run.said)] if counted else tokens
         ends = {self._end, *(run.job.end_ids or ())}
         last = next((place for place, token in enumerate(kept) if token.id in ends), None)
         if last is not None:
             kept = kept[: last + 1]
         self._totals["generated_tokens"] += len(kept)
-        run.stopped = run.tell(kept, prompt)
+        run.stopped = run.tell(kept, heard.prompt)
         if run.stopped or last is not None:
             run.end = "stop"
-        elif len(run.said) >= most:
+        elif counted and len(run.said) >= most:
             run.end = "length"

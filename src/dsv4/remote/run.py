@@ -14,7 +14,7 @@ from dsv4.remote.wire import Heard
 class Run:
     """`said`: the ids that its listener has; `tried`: backends that lost or refused it, of which
     `why` says the last; `unread`: prompt tokens that its backend still reads; `stopped`: its
-    listener said that the reply is over."""
+    listener said that the reply is over; `guessed`: its ids are those of a text."""
 
     def __init__(self, job: Job, listener: Listener, loop: asyncio.AbstractEventLoop):
         self.job, self.listener, self._loop = job, listener, loop
@@ -23,7 +23,7 @@ class Run:
         self.tried: set[Backend] = set()
         self.why: RemoteError | None = None
         self.end: FinishReason | None = None
-        self.begun = self.cancelled = self.stopped = False
+        self.begun = self.cancelled = self.stopped = self.guessed = False
         self.unread = 0
         self.task: asyncio.Task[None] | None = None
 

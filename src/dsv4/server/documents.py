@@ -317,7 +317,11 @@ DETOKENIZE = Operation(
     _body(_object(("tokens",), tokens=_list({"type": "integer", "minimum": 0}))),
 )
 TOKENIZER_INFO = Operation("tokenizer_info", "The tokenizer.", _answers(OBJECT))
-HEALTH = Operation("health", "Whether the server is there.", _answers(OBJECT))
+HEALTH = Operation(
+    "health",
+    "Whether the server, and one backend at least, is there.",
+    _answers(OBJECT) | {503: {"description": "No backend is live.", "content": _json(OBJECT)}},
+)
 METRICS = Operation(
     "metrics",
     "Numbers for Prometheus.",

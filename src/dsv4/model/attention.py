@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv4.config import Config, LayerKind
-from dsv4.model.cache import LayerState
 from dsv4.model.compressor import Compressor
 from dsv4.model.indexer import Chooser, Indexer
 from dsv4.model.layers import RMSNorm, linear, rms_normalise
+from dsv4.model.past import LayerPast
 from dsv4.model.precision import Precision
 from dsv4.model.span import QueryBlock, Span
 from dsv4.model.study import Found, Study
@@ -75,19 +75,16 @@ class Attention(nn.Module):
             self.indexer = Indexer(config, self.ratio, freqs, precision)
 
     def forward(
-        self, u: Tensor, span: Span, state: LayerState | None, study: Study | None = None
+        self, u: Tensor, span: Span, state: LayerPast | None, study: Study | None = None
     ) -> Tensor:
         """u [b, n, d] → [b, n, d]."""
         phase = span.phases(self.rope, self.freqs).unsqueeze(2)  # [b or 1, n, 1, r / 2]
         qr = self.q_norm(self.wq_a(u))  # [b, n, q_lora_rank]
         q = self.wq_b(qr).unflatten(-1, (self.heads, self.channels))  # [b, n, H, c]
         q = rotary.rotate(rms_normalise(q, self.eps).to(u.dtype), phase)
-        rows = self.window_rows(u, span)
-        window = rows
+        window = self.window_rows(u, span)
         if state is not None:
-            if span.previous:
-                window = torch.cat((state.window.recent(span, span.previous), rows), dim=1)
-            state.window.append(span, rows)
+            window = state.window.extend(span, window, span.previous)
         entries = None
         if self.compressor is not None:
             entries = self.compressor(u, span, state and state.compressor)
@@ -106,7 +103,7 @@ class Attention(nn.Module):
         qr: Tensor,
         phase: Tensor,
         span: Span,
-        state: LayerState | None,
+        state: LayerPast | None,
         study: Study | None,
     ) -> Chooser | None:
         """What the indexer makes of the columns. A choice has no gradient; an indexer that learns

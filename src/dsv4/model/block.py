@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from dsv4.config import Config
 from dsv4.model.attention import Attention
-from dsv4.model.cache import LayerState
 from dsv4.model.layers import RMSNorm
 from dsv4.model.moe import MoE
+from dsv4.model.past import LayerPast
 from dsv4.model.precision import Precision
 from dsv4.model.seam import Twinned
 from dsv4.model.span import Span
@@ -23,7 +23,7 @@ from dsv4.ops import hyper
 class SubLayers(Protocol):
     """What runs a block: Block itself, in plain operators, or its native twin."""
 
-    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+    def attend(self, x: Tensor, span: Span, state: LayerPast | None) -> Tensor:
         """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""
 
     def mix(self, x: Tensor, ids: Tensor, span: Span) -> Tensor:
@@ -54,7 +54,7 @@ class Block(Twinned[SubLayers]):
         x: Tensor,
         ids: Tensor,
         span: Span,
-        state: LayerState | None,
+        state: LayerPast | None,
         study: Study | None = None,
     ) -> Tensor:
         """x [b, n, hc, d], ids [b, n] → [b, n, hc, d]. What is studied runs in plain operators."""
@@ -64,7 +64,7 @@ class Block(Twinned[SubLayers]):
         return runs.mix(runs.attend(x, span, state), ids, span)
 
     def attend(
-        self, x: Tensor, span: Span, state: LayerState | None, study: Study | None = None
+        self, x: Tensor, span: Span, state: LayerPast | None, study: Study | None = None
     ) -> Tensor:
         """The attention sub-layer with its mHC: x [b, n, hc, d] → the same shape."""
         return self._connect("attn", x, lambda u: self.attn(self.attn_norm(u), span, state, study))

@@ -53,6 +53,12 @@ class Ring:
         rows = self.data.flatten(0, 1).index_select(0, span.recent(self.capacity, count))
         return rows.view(len(span.starts), count, self.data.shape[2])
 
+    def extend(self, span: Span, new: Tensor, count: int) -> Tensor:
+        """Store the span's rows, new [b, n, width] → the `count` before them and they."""
+        laid = torch.cat((self.recent(span, count), new), dim=1) if count else new
+        self.append(span, new)
+        return laid
+
     def append(self, span: Span, new: Tensor) -> None:
         """Store the span's rows: new [b, n, width]."""
         _write(self.data, span.ring_rows(self.capacity), new)
@@ -72,6 +78,11 @@ class Entries:
         grown = _zeros((pages, *self.data.shape[1:]), self.data.dtype, self.data.device)
         grown[: len(self.data)] = self.data
         self.data = grown
+
+    def extend(self, span: Span, new: Tensor) -> Tensor:
+        """Store the entries of the blocks that the span closes; then all are read."""
+        self.append(span, new)
+        return self.read(span)
 
     def read(self, span: Span) -> Tensor:
         """Each sequence's entries after the span: [b, total, width]; junk where one has less."""

@@ -7,11 +7,12 @@ entries i < (t + 1) // m; an unfinished block is decoding state, never an entry.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv4.config import Config
-from dsv4.model.cache import CompressorState
 from dsv4.model.layers import Float32Linear, RMSNorm
+from dsv4.model.past import CompressorPast
 from dsv4.model.rows import RowFormat
 from dsv4.model.span import Span
 from dsv4.ops import compress, rotary
@@ -42,23 +43,25 @@ class Compressor(nn.Module):
         self.norm = RMSNorm(channels, config.rms_norm_eps, dtype)
         self.register_buffer("freqs", freqs, persistent=False)
 
-    def forward(self, u: Tensor, span: Span, state: CompressorState | None) -> Tensor:
+    def forward(self, u: Tensor, span: Span, state: CompressorPast | None) -> Tensor:
         """u [b, n, d] → the rows of all entries so far [b, entries, width]; `state` is updated."""
         raw = torch.cat((self.wkv(u), self.wgate(u)), dim=-1)  # [b, n, 2·width], float32
-        new = self.rows.encode(self._close(raw, span, state))  # [b, closing, width]
-        if state is None:
-            return new
-        state.tail.append(span, raw)
-        state.entries.append(span, new)
-        return state.entries.read(span)
+        before = span.before(self.ratio, overlaps=self.overlaps)
+        if state is not None:
+            raw = state.tail.extend(span, raw, before)
+        elif before:
+            raw = F.pad(raw, (0, 0, before, 0))
+        new = self.rows.encode(self._close(raw, span))  # [b, closing, width]
+        return new if state is None else state.entries.extend(span, new)
 
-    def _close(self, raw: Tensor, span: Span, state: CompressorState | None) -> Tensor:
-        """The entries of the blocks that the span closes: [b, closing, channels]."""
+    def _close(self, raw: Tensor, span: Span) -> Tensor:
+        """The entries of the blocks that the span closes, from the raw rows of its columns and of
+        those `before`: [b, closing, channels]."""
         m, closing = self.ratio, span.closing(self.ratio)
         if closing == 0:
             empty = raw.new_zeros(raw.shape[0], 0, self.norm.weight.shape[0])
             return empty.to(self.dtype)
-        blocks = self._blocks(raw, span, state, closing)  # [b, closing (+ 1), m, 2·width]
+        blocks = self._blocks(raw, span, closing)  # [b, closing (+ 1), m, 2·width]
         values, scores = blocks.chunk(2, dim=-1)
         scores = scores + self.ape
         index = span.block_index(m)  # [b or 1, closing]
@@ -70,16 +73,9 @@ class Compressor(nn.Module):
         entries = self.norm(compress.pool(values, scores).to(self.dtype))
         return rotary.rotate(entries, rotary.phases(index * m, self.freqs))
 
-    def _blocks(
-        self, raw: Tensor, span: Span, state: CompressorState | None, closing: int
-    ) -> Tensor:
+    def _blocks(self, raw: Tensor, span: Span, closing: int) -> Tensor:
         """Raw rows laid in blocks, beginning with the open block (CSA: the one before it)."""
         m, overlaps = self.ratio, self.overlaps
-        before = span.before(m, overlaps=overlaps)
-        if state is not None:
-            raw = torch.cat((state.tail.recent(span, before), raw), dim=1)
-        elif before:
-            raw = torch.cat((raw.new_zeros(raw.shape[0], before, raw.shape[2]), raw), dim=1)
         row = span.block_rows(m, overlaps=overlaps)
         if row is None:
             rows = raw[:, : m * (closing + overlaps)]

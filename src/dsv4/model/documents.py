@@ -100,9 +100,13 @@ class DocumentSpan(Span):
         found: _Entries = self.once(("documents", ratio), lambda: self._find(ratio))
         return found
 
-    def _find(self, ratio: int) -> _Entries:
+    def closes(self, ratio: int) -> Tensor:
+        """Which columns of the whole rows close a block: bool [b, width]."""
         real = torch.tensor([sum(lengths) for lengths in self.documents], device=self.device)
-        closes = ((self._place + 1) % ratio == 0) & (self._columns < real.unsqueeze(1))
+        return ((self._place + 1) % ratio == 0) & (self._columns < real.unsqueeze(1))
+
+    def _find(self, ratio: int) -> _Entries:
+        closes = self.closes(ratio)
         through = closes.cumsum(1)  # entries closed up to and with each column [b, width]
         low = (through - closes.long()).gather(1, self.begins)[:, self._own]
         high = through[:, self._own]

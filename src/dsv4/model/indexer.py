@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.config import Config
-from dsv4.model.cache import CompressorState
 from dsv4.model.compressor import Compressor
 from dsv4.model.layers import Float32Linear, Linear, linear
+from dsv4.model.past import CompressorPast
 from dsv4.model.precision import Precision
 from dsv4.model.span import QueryBlock, Span
 from dsv4.ops import indexer, rotary
@@ -45,7 +45,7 @@ class Indexer(nn.Module):
         )
 
     def forward(
-        self, u: Tensor, qr: Tensor, phase: Tensor, span: Span, state: CompressorState | None
+        self, u: Tensor, qr: Tensor, phase: Tensor, span: Span, state: CompressorPast | None
     ) -> Chooser:
         """u [b, n, d], qr [b, n, q_lora_rank] → what scores are made of."""
         q = rotary.rotate(self.wq_b(qr).unflatten(-1, (self.heads, self.channels)), phase)

@@ -22,6 +22,7 @@ from dsv4.model.dspark import Stage
 from dsv4.model.initial import initialize
 from dsv4.model.layers import Float32Linear
 from dsv4.model.mtp import MTPBlock
+from dsv4.model.past import LayerPast, Past
 from dsv4.model.precision import Mode, Precision, floating
 from dsv4.model.seam import Twinned
 from dsv4.model.span import Span
@@ -146,22 +147,23 @@ class Transformer(Twinned[Head], StreamHead):
         lengths: Sequence[int] | None = None,
         documents: Sequence[Sequence[int]] | None = None,
         studies: Sequence[Study] | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """The residual streams after the last layer: [b, n, hc, d]. Arguments as in `forward`.
 
         In training a row may hold several documents, which do not see one another: `documents[b]`
         are their lengths, in place of `lengths`. `studies` has one for each layer (`new_studies`).
+        With a `past` the ids are the columns from `past.first` on, and others' lie elsewhere.
         """
-        return self._run(
-            ids, self._span(ids, cache, lengths, self.form, documents), cache, studies
-        )[0]
+        span = self._span(ids, cache, lengths, self.form, documents, past)
+        return self._run(ids, span, cache, studies, past)[0]
 
     def streams_and_targets(
         self, ids: Tensor, cache: Cache | None = None, lengths: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """`streams`, and what a DSpark draft reads: [b, n, T·d], the mean of the streams after each
         of the T layers of dspark_target_layer_ids (None without such a draft)."""
-        return self._run(ids, self._span(ids, cache, lengths, self.form), cache, None)
+        return self._run(ids, self._span(ids, cache, lengths, self.form), cache)
 
     def new_studies(self, *, dense: bool = False, index: bool = False) -> list[Study]:
         """A study for each layer, and one more for an MTP block (`draft_streams`)."""
@@ -169,12 +171,18 @@ class Transformer(Twinned[Head], StreamHead):
         return [Study(dense, index) for _ in range(count)]
 
     def _run(
-        self, ids: Tensor, span: Span, cache: Cache | None, studies: Sequence[Study] | None
+        self,
+        ids: Tensor,
+        span: Span,
+        cache: Cache | None,
+        studies: Sequence[Study] | None = None,
+        past: Past | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         x = self.initial_streams(ids)
         means: list[Tensor] = []
+        states = _states(cache, past)
         for number, layer in enumerate(self.layers):
-            state = None if cache is None else cache.layers[number]
+            state = None if states is None else states[number]
             study = None if studies is None else studies[number]
             x = self._layer(layer, x, ids, span, state, study)
             if number in self.targets:
@@ -203,6 +211,7 @@ class Transformer(Twinned[Head], StreamHead):
         lengths: Sequence[int] | None = None,
         documents: Sequence[Sequence[int]] | None = None,
         study: Study | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """The MTP block's streams [b, n, hc, d] from those of tokens t and the ids of t + 1.
 
@@ -215,9 +224,10 @@ class Transformer(Twinned[Head], StreamHead):
             raise ValueError(
                 f"streams are of {list(streams.shape[:-2])} tokens, next_ids {list(next_ids.shape)}"
             )
-        span = self._span(next_ids, cache, lengths, self.draft_form, documents)
+        span = self._span(next_ids, cache, lengths, self.draft_form, documents, past)
         embedded = F.embedding(next_ids, self.embed.weight).to(self.dtype)
-        state = None if cache is None else cache.layers[0]
+        states = _states(cache, past)
+        state = None if states is None else states[-1]
         joined = block.parts.join(streams, embedded, span)
         drafted = self._layer(block, joined, next_ids, span, state, study)
         if cache is not None:
@@ -273,6 +283,7 @@ class Transformer(Twinned[Head], StreamHead):
         lengths: Sequence[int] | None,
         form: Form,
         documents: Sequence[Sequence[int]] | None = None,
+        past: Past | None = None,
     ) -> Span:
         """Check the arguments of a forward and place its tokens."""
         if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32) or ids.numel() == 0:
@@ -284,9 +295,12 @@ class Transformer(Twinned[Head], StreamHead):
             raise ValueError(f"ids are on {ids.device}, the model is on {self.device}")
         b, n = ids.shape
         self.check_ids(ids)
+        assert past is None or documents is not None, "divided rows say where their documents end"
         if documents is not None:
-            self._check_documents(documents, b, n, cache, lengths)
-            lengths = [sum(each) for each in documents]
+            first = 0 if past is None else past.first
+            self._check_documents(documents, b, n if past is None else None, cache, lengths)
+            places = [SequenceState.whole(self.config, number, n) for number in range(b)]
+            return DocumentSpan(documents, n, self.config.sliding_window, ids.device, places, first)
         real = [n] * b if lengths is None else list(lengths)
         if len(real) != b or not all(0 <= length <= n for length in real):
             raise ValueError(f"lengths {real} must be {b} numbers between 0 and {n}")
@@ -307,15 +321,13 @@ class Transformer(Twinned[Head], StreamHead):
         else:
             cache.reserve(real)
             places = cache.sequences
-        if documents is not None:
-            return DocumentSpan(documents, n, self.config.sliding_window, ids.device, places)
         return Span(starts, n, real, self.config.sliding_window, ids.device, places)
 
     def _check_documents(
         self,
         documents: Sequence[Sequence[int]],
         rows: int,
-        columns: int,
+        columns: int | None,
         cache: Cache | None,
         lengths: Sequence[int] | None,
     ) -> None:
@@ -324,8 +336,23 @@ class Transformer(Twinned[Head], StreamHead):
                 "documents laid end to end are for training: they need a float model, and neither "
                 "cache nor lengths; give each document a row of its own"
             )
-        if len(documents) != rows or any(sum(each) > columns for each in documents):
+        wide = columns is not None and any(sum(each) > columns for each in documents)
+        if len(documents) != rows or wide:
             raise ValueError(
                 f"documents {[list(each) for each in documents]} must be of {rows} rows of at most "
                 f"{columns} tokens"
             )
+        context = self.config.max_position_embeddings
+        longest = max((length for each in documents for length in each), default=0)
+        if longest > context:
+            raise ValueError(
+                f"a document has {longest} tokens, the context is {context}: cut it, or raise "
+                "max_position_embeddings"
+            )
+
+
+def _states(cache: Cache | None, past: Past | None) -> Sequence[LayerPast] | None:
+    """What each layer reads of the past."""
+    if past is not None:
+        return past.layers
+    return None if cache is None else cache.layers

@@ -25,6 +25,7 @@ from dsv4.model.dspark import Stage
 from dsv4.model.handed import CALL, Call, UnsupportedError, floats, imported, matrix, places
 from dsv4.model.moe import PackedExperts
 from dsv4.model.mtp import MTPBlock
+from dsv4.model.past import LayerPast
 from dsv4.model.residency import Limit, residency
 from dsv4.model.span import Span
 from dsv4.model.transformer import Transformer
@@ -200,8 +201,9 @@ class LayerTwin:
 
     # ---- the calls ---------------------------------------------------------------------------
 
-    def attend(self, x: Tensor, span: Span, state: LayerState | None) -> Tensor:
+    def attend(self, x: Tensor, span: Span, state: LayerPast | None) -> Tensor:
         """Block.attend, in place of x where x is contiguous."""
+        assert state is None or isinstance(state, LayerState)
         call = span.once(CALL, lambda: Call(self.module, span))
         if x is not call.x:
             x = call.take(x)

@@ -30,6 +30,7 @@ class Batch:
     targets: Tensor
     mtp_targets: Tensor
     documents: Sequence[Sequence[int]] | None = None
+    first: int = 0  # which column of the rows is the first here
 
 
 def batch_of(rows: Rows) -> Batch:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dsv4.model.block import Block
 from dsv4.model.moe import Gate
+from dsv4.model.past import Past
 from dsv4.model.study import Study
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import IGNORE, Batch
@@ -25,12 +26,34 @@ BALANCE = 1e-4
 BIAS_STEP = 1e-3
 
 
+class Whole:
+    """A batch that one process computes. Where several share it (train/parallel) these are sums
+    over them, and the terms below are each one's part: together they make the batch's."""
+
+    rows = 1  # groups of processes that have rows of their own
+
+    def over_all(self, part: Tensor) -> Tensor:
+        """The sum over the processes that share the batch."""
+        return part
+
+    def over_row(self, part: Tensor) -> Tensor:
+        """The sum over the processes that share a row."""
+        return part
+
+    def past(self, model: Transformer, first: int) -> Past | None:
+        """What the layers read of the columns before `first`."""
+        assert not first, "columns of a row are for processes that share it"
+        return None
+
+
+WHOLE = Whole()
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor) -> Tensor:
         """Mean loss; the gradients are made here, chunk by chunk, and kept in place of logits."""
         rows, table = hidden.float(), weight.float()
-        count = (targets != IGNORE).sum().clamp(min=1)
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(rows) if wanted else None
         grad_weight = torch.zeros_like(table) if wanted else None
@@ -53,17 +76,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         to_hidden, to_weight = ctx.dtypes
-        return (grad_hidden * grads[0]).to(to_hidden), (grad_weight * grads[0]).to(to_weight), None
+        by_hidden, by_weight = grad_hidden * grads[0], grad_weight * grads[0]
+        return by_hidden.to(to_hidden), by_weight.to(to_weight), None, None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, whole: Whole = WHOLE
+) -> Tensor:
     """Mean cross-entropy of `hidden @ weight.T`: hidden [N, d], weight [V, d], targets int64 [N]
     (−100: not counted) → a float32 scalar.
     """
-    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)
+    count = whole.over_all((targets != IGNORE).sum()).clamp(min=1)
+    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, count)
     return result
 
 
@@ -79,26 +106,34 @@ class Losses:
     loads: Tensor  # [gates, E]: tokens that each learned router gave each expert
 
 
-def losses(model: Transformer, batch: Batch, *, dense: bool = False, index: bool = False) -> Losses:
+def losses(
+    model: Transformer,
+    batch: Batch,
+    *,
+    dense: bool = False,
+    index: bool = False,
+    whole: Whole = WHOLE,
+) -> Losses:
     """One forward. `dense`: CSA layers attend to every entry that they see. `index`: the indexer is
     compared with attention (over what the layer attends to)."""
     studies = model.new_studies(dense=dense, index=index)
-    documents = batch.documents
-    streams = model.streams(batch.ids, documents=documents, studies=studies)
+    documents, past = batch.documents, whole.past(model, batch.first)
+    streams = model.streams(batch.ids, documents=documents, studies=studies, past=past)
     weight = model.head.weight
     hidden = model.collapse(streams).flatten(0, 1)
-    next_token = linear_cross_entropy(hidden, weight, batch.targets.flatten())
+    next_token = linear_cross_entropy(hidden, weight, batch.targets.flatten(), whole)
     mtp = None
     if model.mtp:
+        study = studies[len(model.layers)]
         drafted = model.draft_streams(
-            streams, batch.next_ids, documents=documents, study=studies[len(model.layers)]
+            streams, batch.next_ids, documents=documents, study=study, past=past
         )
         guess = model.draft_hidden(drafted).flatten(0, 1)
-        mtp = linear_cross_entropy(guess, weight, batch.mtp_targets.flatten())
+        mtp = linear_cross_entropy(guess, weight, batch.mtp_targets.flatten(), whole)
     real = real_tokens(batch)
-    kl, recall = _index(studies, real)
+    kl, recall = _index(studies, real, whole)
     learned = [study for gate, study in routers(model, studies) if not gate.hashed]
-    balance = balance_loss(learned, real)
+    balance = balance_loss(learned, real, whole)
     return Losses(next_token, mtp, balance, kl, recall, loads(learned, real))
 
 
@@ -108,7 +143,7 @@ def real_tokens(batch: Batch) -> Tensor:
     if batch.documents is None:
         return torch.ones(b, n, dtype=torch.bool, device=batch.ids.device)
     held = torch.tensor([sum(each) for each in batch.documents], device=batch.ids.device)
-    return torch.arange(n, device=batch.ids.device) < held.unsqueeze(1)
+    return batch.first + torch.arange(n, device=batch.ids.device) < held.unsqueeze(1)
 
 
 def routers(model: Transformer, studies: Sequence[Study]) -> list[tuple[Gate, Study]]:
@@ -117,21 +152,29 @@ def routers(model: Transformer, studies: Sequence[Study]) -> list[tuple[Gate, St
     return [(cast(Block, block).ffn.gate, s) for block, s in zip(blocks, studies, strict=True)]
 
 
-def balance_loss(learned: Sequence[Study], real: Tensor) -> Tensor:
+def balance_loss(learned: Sequence[Study], real: Tensor, whole: Whole = WHOLE) -> Tensor:
     """α · Σ_i f_i · P_i, the mean over sequences, summed over the learned routers; bool [b, n] says
     which tokens are real."""
     total = torch.zeros((), device=real.device)
-    count = real.sum(1, keepdim=True).clamp(min=1)  # T [b, 1]
+    count = whole.over_row(real.sum(1, keepdim=True)).clamp(min=1)  # T [b, 1]
+    shares = whole.over_row(_shares(learned, real))  # f · T, summed over the row [routers, b, E]
+    for study, share in zip(learned, shares, strict=True):
+        assert study.log_scores is not None
+        scores = study.log_scores.softmax(-1).view(*real.shape, -1)
+        wanted = (scores * real.unsqueeze(2)).sum(1) / count  # P [b, E]
+        total = total + (share / count * wanted).sum(-1).mean()
+    return BALANCE / whole.rows * total
+
+
+def _shares(learned: Sequence[Study], real: Tensor) -> Tensor:
+    """E/k × how many tokens of each sequence chose each expert: float32 [routers, b, E]."""
+    rows = []
     for study in learned:
         assert study.log_scores is not None and study.indices is not None
         experts, k = study.log_scores.shape[1], study.indices.shape[1]
         chosen = F.one_hot(study.indices, experts).sum(1).view(*real.shape, experts)
-        chosen = chosen * real.unsqueeze(2)
-        share = chosen.sum(1) * (experts / k) / count  # f [b, E]
-        scores = study.log_scores.softmax(-1).view(*real.shape, experts)
-        wanted = (scores * real.unsqueeze(2)).sum(1) / count  # P [b, E]
-        total = total + (share * wanted).sum(-1).mean()
-    return BALANCE * total
+        rows.append((chosen * real.unsqueeze(2)).sum(1) * (experts / k))
+    return torch.stack(rows) if rows else torch.zeros(0, device=real.device)
 
 
 def loads(learned: Sequence[Study], real: Tensor) -> Tensor:
@@ -156,16 +199,17 @@ def gates(model: Transformer) -> list[Gate]:
     return [gate for gate, _ in routers(model, model.new_studies()) if not gate.hashed]
 
 
-def _index(studies: Sequence[Study], real: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _index(
+    studies: Sequence[Study], real: Tensor, whole: Whole
+) -> tuple[Tensor | None, Tensor | None]:
     """The indexer's loss and its recall, where it was compared."""
-    kl, recall = [], []
+    found, masks = [], []
     for study in studies:
-        if study.kl is None or study.recall is None or study.seen is None:
-            continue
-        seen = study.seen & real
-        count = seen.sum().clamp(min=1)
-        kl.append((study.kl * seen).sum() / count)
-        recall.append((study.recall * seen).sum() / count)
-    if not kl:
+        if study.kl is not None and study.recall is not None and study.seen is not None:
+            masks.append(study.seen & real)
+            found.append(torch.stack((study.kl, study.recall)) * masks[-1])
+    if not found:
         return None, None
-    return torch.stack(kl).sum(), torch.stack(recall).mean()
+    counts = whole.over_all(torch.stack(masks).sum((1, 2))).clamp(min=1)  # [layers]
+    kl, recall = torch.stack(found).sum((2, 3)).div(counts.unsqueeze(1)).unbind(1)
+    return kl.sum(), recall.mean()

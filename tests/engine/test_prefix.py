@@ -30,6 +30,22 @@ def test_a_conversation_outlives_a_burst_of_short_prompts(small, ask):
     assert ask(small, [*talk, 7, 8], max_tokens=2).wait().usage.cached >= 499 - 16
 
 
+@pytest.mark.parametrize("short", ["states", "pages"])
+def test_old_conversations_make_room_for_new_ones(make_engine, ask, short):
+    """However many were reused before, the next one's turns read what is new."""
+    probe = make_engine(slots=1).pool.stores
+    few = int((8 * probe.slot_bytes + 12 * probe.page_bytes) / 0.75) + 1000
+    engine = make_engine(memory=few if short == "pages" else 48 << 20)
+    for number in range(24):
+        history = tokens(300 + number, 100)
+        for turn in range(4):
+            heard = ask(engine, history, max_tokens=8).wait()
+            assert not turn or heard.usage.prompt - heard.usage.cached <= 30 + 1
+            history = [*history, *heard.ids, *tokens(turn, 30)]
+    counters = engine.prefix.counters
+    assert counters.evicted_pages if short == "pages" else counters.evicted_states
+
+
 def test_what_was_evicted_is_said(small, ask):
     first = tokens(2, 500)
     ask(small, first, max_tokens=2).wait()

@@ -7,6 +7,8 @@ from collections import deque
 
 import torch
 
+from dsv4.engine.constraint import Constraints
+from dsv4.engine.engine import Engine
 from dsv4.engine.request import EngineError, Finished, FullError, Token, Usage
 from dsv4.sampling import sample
 
@@ -144,3 +146,10 @@ class Plain(_Base):
                     top if job.logprobs else (),
                 )
                 ids = torch.tensor([[token]])
+
+
+def engine_of(model, tokenizer, **options):
+    """The engine, small."""
+    config = model.config
+    constraints = Constraints(tokenizer, config.vocab_size, [config.eos_token_id])
+    return Engine(model, constraints, **{"slots": 8, "memory": 192 << 20} | options)

@@ -4,36 +4,12 @@ import json
 import threading
 
 import pytest
-from server.running import MODEL, serving
+from server.running import MODEL
 from server.test_chat import OFF, TOOLS
 
 import dsv4
-from dsv4.checkpoint.identity import identity
-from dsv4.checkpoint.load import packaged
-from dsv4.engine.constraint import Constraints
-from dsv4.engine.engine import Engine
-from dsv4.tokenizer import Tokenizer
 
 PROMPTS = ["How do I boil an egg?", "Name a color.", "What is rain?", "Write about dogs. " * 20]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return dsv4.load()
-
-
-def engine_of(model, **options):
-    tokenizer = Tokenizer.load(packaged())
-    config = model.config
-    constraints = Constraints(tokenizer, config.vocab_size, [config.eos_token_id])
-    return Engine(model, constraints, slots=8, memory=192 << 20, **options), tokenizer
-
-
-@pytest.fixture(scope="module")
-def real(model):
-    engine, tokenizer = engine_of(model)
-    with serving(engine, tokenizer) as running:
-        yield running
 
 
 def chat(server, messages, **more):
@@ -41,10 +17,10 @@ def chat(server, messages, **more):
     return server.openai.chat.completions.create(model=MODEL, messages=messages, **body)
 
 
-def test_greedy_replies_are_those_of_generate_at_any_concurrency(real, model):
+def test_greedy_replies_are_those_of_generate_at_any_concurrency(real, nano):
     tokenizer = real.service.tokenizer
     ids = [[0, *tokenizer.encode(text)] for text in PROMPTS]
-    expected = [dsv4.generate(model, one, tokenizer, temperature=0, max_tokens=24) for one in ids]
+    expected = [dsv4.generate(nano, one, tokenizer, temperature=0, max_tokens=24) for one in ids]
     found = [None] * len(ids)
 
     def ask(number):
@@ -59,37 +35,6 @@ def test_greedy_replies_are_those_of_generate_at_any_concurrency(real, model):
         thread.join()
     shown = [[i for i in one.ids if tokenizer.control_text(i) is None] for one in expected]
     assert found == [tokenizer.decode(one) for one in shown]
-
-
-def test_ten_turns_prefill_only_what_is_new(real):
-    tokenizer = real.service.tokenizer
-    messages = []
-    for turn in range(10):
-        said = f"Turn {turn}: tell me more about {PROMPTS[turn % 3]}"
-        messages.append({"role": "user", "content": said})
-        reply = chat(real, messages, temperature=1, seed=turn, max_tokens=60)
-        if turn:
-            fresh = len(tokenizer.encode(said))
-            assert reply.usage.prompt_cache_miss_tokens <= fresh + 16, reply.dsv4
-        content = reply.choices[0].message.content
-        messages.append({"role": "assistant", "content": content})
-    again = chat(real, messages[:-1], max_tokens=1)
-    assert again.usage.prompt_cache_miss_tokens == 1  # a retry costs one token
-
-
-def test_turns_over_restarts_prefill_only_what_is_new(model, tmp_path):
-    """A new server each turn: prefixes and the spellings of replies are on disk."""
-    messages, options = [], {"folder": tmp_path, "identity": identity(packaged())}
-    for turn in range(4):
-        said = f"Turn {turn}: tell me more about {PROMPTS[turn % 3]}"
-        messages.append({"role": "user", "content": said})
-        engine, tokenizer = engine_of(model, **options)
-        with serving(engine, tokenizer, folder=tmp_path) as server:
-            reply = chat(server, messages, temperature=1, seed=turn, max_tokens=60)
-        if turn:
-            fresh = len(tokenizer.encode(said))
-            assert reply.usage.prompt_cache_miss_tokens <= fresh + 16, reply.dsv4
-        messages.append({"role": "assistant", "content": reply.choices[0].message.content})
 
 
 def test_calls_that_are_forced_end_by_themselves(real):
@@ -139,7 +84,7 @@ def test_seeds_and_choices(real):
     assert all(e.logprob == max(t.logprob for t in e.top_logprobs) for e in greedy)
 
 
-def test_log_likelihoods_of_given_ids(real, model):
+def test_log_likelihoods_of_given_ids(real, nano):
     import torch
 
     ids = real.service.tokenizer.encode("The sun is very hot today")
@@ -147,7 +92,7 @@ def test_log_likelihoods_of_given_ids(real, model):
     arrays = real.http.post("/v1/completions", json=body | {"temperature": 0}).json()
     arrays = arrays["choices"][0]["logprobs"]
     with torch.inference_mode():
-        logits = model(torch.tensor([ids]), model.new_cache(1))[0].double().log_softmax(-1)
+        logits = nano(torch.tensor([ids]), nano.new_cache(1))[0].double().log_softmax(-1)
     want = [logits[at, token].item() for at, token in enumerate(ids[1:])]
     assert arrays["token_logprobs"][1 : len(ids)] == pytest.approx(want, abs=1e-4)
     assert len(arrays["tokens"]) == len(ids) + 1

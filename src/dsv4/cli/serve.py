@@ -76,6 +76,14 @@ def serve(
     thinking: Annotated[
         bool, typer.Option(help="Whether to think where a request does not say.")
     ] = True,
+    system_in_place: Annotated[
+        bool,
+        typer.Option(
+            "--system-in-place",
+            help="Leave late system messages where they stand, as reminders, so that known"
+            " prefixes stay known; DeepSeek's API puts them first.",
+        ),
+    ] = False,
     revision: Revision = None,
     slots: Annotated[int, typer.Option(help="Sequences that run at once.", min=1)] = SLOTS,
     memory: Annotated[
@@ -132,6 +140,7 @@ def serve(
     settings = Settings(
         any_model=any_model,
         thinking=thinking,
+        system_in_place=system_in_place,
         api_key=api_key or os.environ.get(KEY) or None,
         hosts=tuple(allow_host or ()) + (() if host in LOOPBACK else (host.lower(),)),
         any_address=host not in LOOPBACK,

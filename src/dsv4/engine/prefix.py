@@ -12,7 +12,7 @@ between entries that are left as they are; then they are exact again:
 
     replay = (layers − 1)·(window − 1) + max(window, longest tail)
 
-What was reused before outlives what was not, then what was used lately what was not.
+Of either kind the least worth goes first: see kept.py.
 """
 
 from __future__ import annotations
@@ -26,36 +26,12 @@ from typing import NamedTuple
 
 from dsv4.config import Config, LayerKind
 from dsv4.engine import snapshot
+from dsv4.engine.kept import SHARE, Page, State, retire, worth
 from dsv4.engine.pool import Pool
 from dsv4.engine.shelf import Heading, Shelf
-from dsv4.engine.snapshot import Snapshot
 from dsv4.model.cache import SequenceState
 
 GHOSTS = 1 << 16  # keys of evicted pages that are remembered
-
-
-@dataclass(eq=False)
-class Page:
-    """A whole page that the cache holds."""
-
-    key: bytes
-    number: int
-    depth: int  # pages before it
-    hits: int = 0
-    used: int = 0
-
-
-@dataclass(eq=False)
-class State:
-    """A length that can be continued: what its slot held, and the pages from `base` on."""
-
-    key: bytes  # of the tokens before `base`
-    base: int  # where its own tokens begin, a multiple of a page
-    tokens: Sequence[int]  # from `base` up to the snapshot's length
-    pages: Sequence[int]  # held: those of `tokens`, the last perhaps not whole
-    kept: Snapshot
-    hits: int = 0
-    used: int = 0
 
 
 class Found(NamedTuple):
@@ -199,8 +175,10 @@ class PrefixCache:
         state.used = self._clock
         self._states.setdefault(state.key, []).append(state)
         self._held_bytes += state.kept.nbytes
+        if self._held_bytes > self.state_bytes:
+            retire(self._all_states(), lambda kept: kept.kept.nbytes, SHARE * self.state_bytes)
         while self._held_bytes > self.state_bytes:
-            self._drop_state(min(self._all_states(), key=_worth))
+            self._drop_state(min(self._all_states(), key=worth))
 
     def reuse(self, sequence: SequenceState, found: Found) -> None:
         """Make an empty sequence one of the `found.length` tokens that are known."""
@@ -324,10 +302,11 @@ class PrefixCache:
         before = self.pool.free_pages
         goal = before + max(wanted, self.pool.stores.pages // 64)  # not one by one
         progress = True
+        retire(self._pages.values(), lambda page: 1, SHARE * self.pool.stores.pages)
         while progress and self.pool.free_pages < goal:
             progress = False
             everything: list[Page | State] = [*self._all_states(), *self._pages.values()]
-            for kept in sorted(everything, key=_worth):
+            for kept in sorted(everything, key=worth):
                 if self.pool.free_pages >= goal:
                     break
                 if isinstance(kept, State):
@@ -392,11 +371,6 @@ def replay_tokens(config: Config) -> int:
     tail = max(halves[kind] * ratio for kind, ratio in ratios)
     window = config.sliding_window
     return (config.num_hidden_layers - 1) * (window - 1) + max(window, tail)
-
-
-def _worth(kept: Page | State) -> tuple[bool, int, int]:
-    """What goes first: never reused, long not used, and of one prefix the last pages."""
-    return kept.hits > 0, kept.used, -kept.depth if isinstance(kept, Page) else -(1 << 40)
 
 
 def _common(tokens: Sequence[int], ids: Sequence[int], base: int) -> int:

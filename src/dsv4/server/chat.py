@@ -40,7 +40,7 @@ class ChatWriter:
     def __init__(self, exchange: Exchange, request: Request):
         self._exchange, self._request = exchange, request
         self._choices = [_Choice() for _ in exchange.replies]
-        self._thinking = request.thinking_mode == "thinking"
+        self._thinking = request.thinks
 
     last = b"data: [DONE]\n\n"
 

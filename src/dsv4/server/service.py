@@ -61,11 +61,12 @@ class Service:
         self.spellings = Spellings(tokenizer, settings.folder)
         self._threads = ThreadPoolExecutor(4, "dsv4-request")
         self._large = ThreadPoolExecutor(2, "dsv4-large")
-        self._options = RequestOptions(
+        self.options = RequestOptions(
             models=None if settings.any_model else settings.models,
             revision=settings.revision,
             default_thinking=settings.thinking,
             think_then_call=True,
+            system_in_place=settings.system_in_place,
         )
 
     async def aside(self, work: Callable[[], T], size: int) -> T:
@@ -91,7 +92,7 @@ class Service:
         """Chat Completions."""
         body = self._body(data)
         extras = read_extras(body, self.settings.max_choices)
-        request = from_openai({**body, "n": None}, self._options)
+        request = from_openai({**body, "n": None}, self.options)
         exchange = self._exchange("chatcmpl-", request.model, inbox)
         done = self._submit(exchange, request, extras)
         return Answer(exchange, ChatWriter(exchange, request), request.stream, done)
@@ -105,14 +106,14 @@ class Service:
         choice = body.get("tool_choice")
         if isinstance(choice, dict) and choice.get("disable_parallel_tool_use") is True:
             extras = replace(extras, parallel_tool_calls=False)
-        request = from_anthropic(body, self._options)
+        request = from_anthropic(body, self.options)
         exchange = self._exchange("msg_", request.model, inbox)
         done = self._submit(exchange, request, extras)
         return Answer(exchange, MessagesWriter(exchange, request), request.stream, done)
 
     def count_tokens(self, data: bytes) -> int:
         """How many tokens a Messages request's prompt has."""
-        request = from_anthropic({**self._body(data), "max_tokens": None}, self._options)
+        request = from_anthropic({**self._body(data), "max_tokens": None}, self.options)
         return len(request.ids(self.tokenizer, spelt=self.spellings.of))
 
     def responses(self, data: bytes, inbox: Inbox) -> Answer:
@@ -125,7 +126,7 @@ class Service:
         asked = {**body, "previous_response_id": None}
         if before:
             asked["input"] = items
-        request = from_responses(asked, self._options)
+        request = from_responses(asked, self.options)
         exchange = self._exchange("resp_", request.model, inbox)
         remember = self._submit(exchange, request, extras)
         writer = ResponsesWriter(exchange, request, given_of(body, request, stored))
@@ -174,12 +175,12 @@ class Service:
             self.engine,
             jobs,
             request.parser,
-            marks=marks_of(bool(request.tools)),
-            thinking=request.thinking_mode == "thinking",
+            marks=marks_of(bool(request.offers)),
+            thinking=request.thinks,
         )
 
         def remember() -> None:
-            if not request.continues:
+            if not request.continues and request.task is None:
                 opened = self.spellings.opened(jobs[0].ids)
                 for reply in exchange.replies:
                     self.spellings.remember(reply, opened)
@@ -187,7 +188,7 @@ class Service:
         return remember
 
     def _jobs(self, request: Request, extras: Extras) -> Iterator[Job]:
-        if request.thinking_mode == "thinking":
+        if request.thinks:
             extras = extras.thinking()
         within = Within(self.tokenizer, self.engine.context)
         ids = request.ids(within, spelt=self.spellings.of)
@@ -201,7 +202,6 @@ class Service:
             (),
             request.max_tokens(len(ids), self.engine.context),
         )
-        held = request.tools or request.constraint is not None
         loose = request.tool_choice == "auto" and not any(
             tool["function"].get("strict") for tool in request.tools
         )
@@ -212,7 +212,7 @@ class Service:
                 sampling,
                 number,
                 logprobs=top if request.asked.logprobs else None,
-                grammar=request.grammar(extras.parallel_tool_calls) if held else None,
+                grammar=request.grammar(extras.parallel_tool_calls) if request.held else None,
                 binding=not (request.tools and loose),
                 frequency_penalty=extras.frequency_penalty,
                 presence_penalty=extras.presence_penalty,

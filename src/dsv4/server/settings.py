@@ -22,6 +22,7 @@ class Settings:
     any_model: bool = False
     revision: Revision = "2026-04"
     thinking: bool = True  # where a request says nothing
+    system_in_place: bool = False  # see RequestOptions
     api_key: str | None = None
     hosts: Sequence[str] = ()
     any_address: bool = False  # whether a Host may be any IP address

@@ -49,6 +49,8 @@ class Spellings:
         ids = ids[:-1] if ids[-1:] == [self._end] else ids
         if not ids or message is None or not self._only_layout(ids):
             return
+        if message.get("reasoning_content") and self._end_think not in ids:
+            ids.append(self._end_think)  # cut while it reasoned: the next prompt ends that
         at = ids.index(self._end_think) if self._end_think in ids else -1
         if at >= 0:
             self._put(_key(message, True), ids)

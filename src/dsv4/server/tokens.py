@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dsv4.protocol.errors import RequestError
-from dsv4.protocol.requests import RequestOptions, fields, from_openai
+from dsv4.protocol.requests import fields, from_openai
 from dsv4.server.completions import BOS
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ class TokensApi:
     def tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A `prompt` (or `content`), or the prompt of `messages`."""
         if body.get("messages") is not None:
-            options = RequestOptions(revision=self._service.settings.revision)
-            ids = from_openai({**body, "n": None}, options).ids(self._tokenizer)
+            options = replace(self._service.options, models=None)
+            request = from_openai({**body, "n": None}, options)
+            ids = request.ids(self._tokenizer, spelt=self._service.spellings.of)
         else:
             key = "prompt" if body.get("prompt") is not None else "content"
             text = fields.needed(body, key)

@@ -4,7 +4,15 @@ import itertools
 
 import pytest
 
-from dsv4.protocol import ProtocolError, RequestError, from_openai, read_request, to_ids
+from dsv4.protocol import (
+    ProtocolError,
+    RequestError,
+    RequestOptions,
+    from_openai,
+    from_responses,
+    read_request,
+    to_ids,
+)
 from dsv4.protocol import constants as c
 from dsv4.protocol.requests.any import api_of
 from dsv4.tokenizer import Tokenizer
@@ -166,3 +174,48 @@ def test_half_of_a_surrogate_pair_is_refused_where_it_stands(body, path):
     assert caught.value.path == path and str(caught.value).startswith(f"{path}: ")
     str(caught.value).encode()
     assert "😀" in from_openai([{"role": "user", "content": "😀"}]).prompt()
+
+
+def test_a_late_system_message_stays_in_place_where_it_is_asked_for():
+    said = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a"},
+        {"role": "system", "content": "9 left"},
+        {"role": "system", "content": ""},
+        {"role": "assistant", "content": "b"},
+    ]
+    options = RequestOptions(system_in_place=True, thinking=False)
+    for read, key in ((from_openai, "messages"), (from_responses, "input")):
+        prompt = read({key: said}, options).prompt()
+        start = (
+            "<｜begin▁of▁sentence｜>s<｜User｜>a\n\n<system-reminder>\n9 left\n</system-reminder>"
+        )
+        assert prompt.startswith(start + "<｜Assistant｜></think>b")
+        moved = read({key: said}, RequestOptions(thinking=False)).prompt()
+        assert moved.startswith("<｜begin▁of▁sentence｜>s\n\n9 left<｜User｜>a<｜Assistant｜>")
+
+
+def test_a_quick_instruction_is_asked_by_a_field_of_the_last_message():
+    tools = {"tools": TOOLS, "tool_choice": "required"}
+    for off in ({}, OFF):
+        body = {"messages": [USER | {"task": "query"}], "temperature": 0.25, **tools, **off}
+        request = from_openai(body, RequestOptions(think_then_call=True))
+        assert request.prompt().endswith(f"{USER['content']}{c.TASKS['query']}")
+        assert (request.task, request.starts, request.temperature) == ("query", "content", 0.25)
+        assert not request.held and not request.thinks
+        parser = request.parser()
+        text = "rain in Oslo</think>" + BLOCK + call("f", "")
+        deltas = parser.feed(text) + parser.close(stopped=True)
+        assert "".join(getattr(delta, "text", "") for delta in deltas).startswith("rain in Oslo")
+        assert not parser.finish()["tool_calls"]
+    for messages in (
+        [USER | {"task": "title"}],
+        [USER, {"role": "assistant", "content": "b", "task": "query"}],
+    ):
+        with pytest.raises(ProtocolError, match="must follow"):
+            from_openai({"messages": messages})
+    read = [{"role": "user", "content": f"{c.EXTRACTED_URL}u", "task": "read_url"}]
+    controls = [
+        part.text for part in from_openai({"messages": read, **OFF}).segments() if part.control
+    ]
+    assert controls == [c.BOS, c.USER, c.EXTRACTED_URL, c.TASKS["read_url"]]

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsv4.protocol.constants import SYSTEM_REMINDER, UNSUPPORTED
+from dsv4.protocol.constants import UNSUPPORTED
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests import common, fields
 from dsv4.protocol.requests.history import (
@@ -20,6 +20,7 @@ from dsv4.protocol.requests.history import (
     object_of,
     part_text,
     parts_text,
+    reminder,
 )
 from dsv4.protocol.requests.options import DEFAULTS, RequestOptions
 from dsv4.protocol.requests.request import Asked, Request
@@ -154,9 +155,7 @@ class _History:
             raise RequestError("all messages must have non-empty content", f"{path}.content")
 
     def _reminder(self, content: Any, path: str) -> None:
-        text = parts_text(content, path, ("text",), _FIXED)
-        if text:
-            self.messages.append({"role": "user", "content": SYSTEM_REMINDER.format(text=text)})
+        self.messages += reminder(parts_text(content, path, ("text",), _FIXED))
 
     def _user(self, content: Any, path: str) -> None:
         if isinstance(content, str):

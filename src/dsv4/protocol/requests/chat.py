@@ -11,12 +11,14 @@ from typing import Any
 
 from dsv4.protocol.constants import TASKS, UNSUPPORTED
 from dsv4.protocol.errors import RequestError
+from dsv4.protocol.quick import check_place
 from dsv4.protocol.requests import common, fields
 from dsv4.protocol.requests.history import (
     Pending,
     check_reasoning,
     object_of,
     parts_text,
+    reminder,
     without_billing,
 )
 from dsv4.protocol.requests.options import DEFAULTS, RequestOptions
@@ -67,7 +69,11 @@ def from_openai(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     scalars.check()
     of_format = _format(given, history, force, body, options)
     sampled = common.sampling(
-        scalars.asked(), thought, force.tools, options, limit=scalars.limit_name
+        scalars.asked(),
+        thought if history.task is None else thought._replace(mode="chat"),
+        force.tools,
+        options,
+        limit=scalars.limit_name,
     )
     return common.request_of(
         "chat",
@@ -189,6 +195,13 @@ class _History:
             else:
                 raise fields.wrong(role, f"{path}.role", f"one of {', '.join(ROLES)}")
         self._pending.settle()
+        if self.task is not None and not self._options.lenient:
+            check_place(self.task, self.messages)
+
+    @property
+    def task(self) -> str | None:
+        """The quick instruction that is asked in place of a reply."""
+        return None if self.prefix or not self.messages else self.messages[-1].get("task")
 
     def _plain(self, message: Mapping[str, Any], path: str, role: str) -> None:
         content = message.get("content")
@@ -207,7 +220,11 @@ class _History:
         return parts_text("" if content is None else content, f"{path}.content", ("text",), _FIXED)
 
     def _system(self, message: Mapping[str, Any], path: str) -> None:
-        self.system.append(without_billing(self._content(message, path)))
+        text = without_billing(self._content(message, path))
+        if self.messages and self._options.system_in_place:
+            self.messages += reminder(text)
+        else:
+            self.system.append(text)
         fields.text(message, "name", path)
         for number, tool in enumerate(fields.items(message, "tools", path)):
             self.offers.append(_offer(tool, f"{path}.tools[{number}]", self._options))

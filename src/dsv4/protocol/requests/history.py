@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsv4.protocol.constants import UNSUPPORTED
+from dsv4.protocol.constants import SYSTEM_REMINDER, UNSUPPORTED
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests.fields import needed, wrong
 from dsv4.protocol.requests.options import RequestOptions
@@ -129,6 +129,11 @@ def part_text(part: Any, path: str, texts: Sequence[str], fixed: Mapping[str, st
         media = source.get("media_type") if isinstance(source, Mapping) else None
         return UNSUPPORTED["document"].format(type=media or "unknown")
     return fixed.get(kind) or f"[Unsupported {kind}]"
+
+
+def reminder(text: str) -> list[dict[str, Any]]:
+    """A system text that stays where it stands; nothing for an empty one."""
+    return [{"role": "user", "content": SYSTEM_REMINDER.format(text=text)}] if text else []
 
 
 def without_billing(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from dsv4.protocol.constants import UNSUPPORTED
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests import fields
-from dsv4.protocol.requests.history import object_of, parts_text
+from dsv4.protocol.requests.history import object_of, parts_text, reminder
 from dsv4.protocol.requests.namespaces import Declared
 from dsv4.protocol.requests.options import RequestOptions
 from dsv4.protocol.requests.tools import too_short
@@ -82,7 +82,9 @@ class Items:
             reply["content"] = "\n\n".join(filter(None, (reply["content"], text)))
             return
         self._open = False
-        if role == "system":
+        if role == "system" and self.messages and self._options.system_in_place:
+            self.messages += reminder(text)
+        elif role == "system":
             self.system.append(text)
         else:
             self.messages.append({"role": "user", "content": text})

@@ -19,6 +19,8 @@ class RequestOptions:
     `need_reasoning` refuses histories whose reasoning was not passed back. `think_then_call`: a
     choice that forces a call holds in thinking mode too, after the reasoning, and Anthropic's `any`
     is such a choice; DeepSeek's API refuses the one and takes the other for `auto`.
+    `system_in_place`: a system message behind the first turn stays there as a reminder, as Messages
+    has it, and spoils no known prefix; DeepSeek's API puts those of Chat and Responses first.
     """
 
     models: Collection[str] | None = None
@@ -29,6 +31,7 @@ class RequestOptions:
     lenient: bool = False
     need_reasoning: bool = False
     think_then_call: bool = False
+    system_in_place: bool = False
     drop_web_search: bool | None = None  # None: as the API does, Responses drops, Messages refuses
     max_tokens_thinking: int = 393_216
     max_tokens_chat: int = 393_216

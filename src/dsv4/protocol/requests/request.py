@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dsv4.protocol.constants import Revision, ThinkingMode
+from dsv4.protocol.constants import EXTRACTED_URL, Revision, ThinkingMode
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.grammar import reply_grammar
 from dsv4.protocol.quick import Quick, check_place, continuation
@@ -93,11 +93,33 @@ class Request:
     echo: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def task(self) -> str | None:
+        """The quick instruction that the last message asks for in place of a reply."""
+        return None if self.continues or not self.messages else self.messages[-1].get("task")
+
+    @property
+    def offers(self) -> list[dict[str, Any]]:
+        """The tools that the reply may call: a quick instruction's answer calls none."""
+        return [] if self.task else self.tools
+
+    @property
     def starts(self) -> Literal["reasoning", "content", "calls"]:
         """Where the reply begins."""
+        if self.task:
+            return "content"
         if self.thinking_mode == "chat":
             return "content" if self.tool_choice in ("auto", "none") else "calls"
         return "content" if self.continues and self.messages[-1].get("content") else "reasoning"
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the reply may reason."""
+        return self.thinking_mode == "thinking" and self.task is None
+
+    @property
+    def held(self) -> bool:
+        """Whether `grammar` holds the reply to something."""
+        return self.task is None and (bool(self.tools) or self.constraint is not None)
 
     @property
     def conversation(self) -> Conversation:
@@ -120,7 +142,8 @@ class Request:
 
     def segments(self, **options: Any) -> list[Segment]:
         """The prompt with control tokens told from text that merely spells them."""
-        return self._wire(**options).segments()
+        trusted = (EXTRACTED_URL,) if self.task == "read_url" else ()
+        return self._wire(**options).segments(trusted)
 
     def ids(self, tokenizer: TextEncoder, **options: Any) -> list[int]:
         """The prompt's token ids. Raises ProtocolError for half a surrogate pair."""
@@ -139,9 +162,11 @@ class Request:
 
     def parser(self, mode: str = "tolerant") -> StreamParser:
         """A parser of the reply, at the place where the prompt left off."""
-        begins = self.starts if self.continues or self.starts == "calls" else "reply"
+        begun = self.continues or self.task or self.starts == "calls"
+        begins = self.starts if begun else "reply"
+        choice = "none" if self.task else self.tool_choice
         return StreamParser(
-            self.thinking_mode, mode, self.tools, self.tool_choice, begins=begins, stop=self.stop
+            self.thinking_mode, mode, self.offers, choice, begins=begins, stop=self.stop
         )
 
     def check_calls(self, message: Mapping[str, Any]) -> None:
@@ -183,5 +208,5 @@ class Request:
         if asked is not None:
             return asked
         thinking = 131_072 if self.effort_word in ("max", "ultra") else 65_536
-        usual = thinking if self.thinking_mode == "thinking" else 8_192
+        usual = thinking if self.thinks else 8_192
         return max(1, min(usual, context - prompt_tokens))

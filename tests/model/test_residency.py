@@ -12,7 +12,7 @@ import torch
 
 import dsv4
 from dsv4.model import residency
-from dsv4.model.residency import PROCESS, _pass_bytes
+from dsv4.model.residency import PROCESS, pass_bytes
 from dsv4.ops import native
 
 module = native.module()
@@ -123,7 +123,7 @@ print(json.dumps([mapped, torch.cat(found).double().sum().item()]))
     some, found = run(least + 10 * MIB)
     assert whole > EXPERTS and found == expected
     beside = 4 * MIB  # mapped around dense weights, and the embedding
-    weights = least - PROCESS - _pass_bytes(dsv4.Config.load(folder)) + 10 * MIB
+    weights = least - PROCESS - pass_bytes(dsv4.Config.load(folder)) + 10 * MIB
     assert some < weights + beside < whole / 2
 
 

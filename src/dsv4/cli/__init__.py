@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dsv4.cli import chat, checkpoint, convert, protocol, serve, train
+from dsv4.cli import chat, checkpoint, convert, cost, protocol, serve, train
 from dsv4.cli.errors import Command, Commands
 from dsv4.cli.streams import say
 
@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 app.command(cls=Command, short_help="Count a checkpoint's tensors, bytes and parameters.")(
     checkpoint.inspect
+)
+app.command(cls=Command, short_help="Count what a model costs: FLOPs, bytes, time, money.")(
+    cost.cost
 )
 app.command(cls=Command, short_help="Write a checkpoint of random weights.")(checkpoint.init)
 app.command(cls=Command, short_help="Write a checkpoint in another form.")(convert.convert)

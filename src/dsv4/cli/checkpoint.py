@@ -41,7 +41,7 @@ def inspect(
     A preset is counted from its config, a folder (./nano, if it is named like a preset) from the
     headers of its shards: no weights are read.
     """
-    config, found = _inventory(checkpoint)
+    config, found = counted(checkpoint)
     if as_json:
         cache = {tokens: dataclasses.asdict(size) for tokens, size in _cache_sizes(config).items()}
         say(json.dumps(dataclasses.asdict(found) | {"cache_bytes": cache}, indent=2))
@@ -91,7 +91,8 @@ def tokenizer_files(vocab_size: int) -> list[Path]:
     return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
-def _inventory(checkpoint: str) -> tuple[Config, Inventory]:
+def counted(checkpoint: str) -> tuple[Config, Inventory]:
+    """The config that a preset or a folder means, and what it consists of."""
     from dsv4.checkpoint import inventory
     from dsv4.checkpoint.reader import Checkpoint
 

@@ -41,7 +41,7 @@ def residency(module: ModuleType, model: Transformer, limit: Limit) -> Any:
     dense = chain(model.parameters(), model.buffers())  # routed experts are neither
     always = sum(tensor.nbytes for tensor in dense) - model.embed.weight.nbytes
     few = max(map(_expert_bytes, experts)) * model.config.num_experts_per_tok
-    beside = PROCESS + _pass_bytes(model.config)
+    beside = PROCESS + pass_bytes(model.config)
     least = always + few + beside
     if limit.nbytes < least:
         raise ValueError(
@@ -55,7 +55,7 @@ def residency(module: ModuleType, model: Transformer, limit: Limit) -> Any:
     return found
 
 
-def _pass_bytes(config: Config) -> int:
+def pass_bytes(config: Config) -> int:
     """The float32 numbers of a pass: streams, queries and outputs of heads, rows of experts."""
     streams = 2 * config.hc_mult * config.hidden_size
     heads = 2 * config.num_attention_heads * config.head_dim

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import dsv4
-from dsv4.sampling import Sampling, draw, probabilities, sample
+from dsv4.sampling import Sampling, draw, drawn, probabilities, sample
 
 SETTINGS = [
     Sampling(),
@@ -93,6 +93,18 @@ def test_a_row_does_not_depend_on_its_neighbours():
     for b, setting in enumerate(seeded):
         assert torch.equal(together[b], probabilities(logits[b : b + 1], [setting])[0])
         assert drawn[b] == sample(logits[b : b + 1], [setting], [setting.generator(b)])[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_drawn_among_the_kept_as_among_all(dtype):
+    settings = [*SETTINGS, Sampling(top_k=300, min_p=0.001), Sampling(top_p=1e-9)]
+    for scale in (0.01, 1, 8):  # a nucleus of all, of some, of one
+        logits = (torch.randn(len(settings), 1500) * scale).to(dtype)
+        logits[:, ::5] = logits[:, 3:4]  # ties
+        whole = probabilities(logits, settings)
+        for uniform in (0.0, 0.31, 0.77, 1 - 2**-53):
+            uniforms = [uniform] * len(settings)
+            assert torch.equal(drawn(logits, settings, uniforms), draw(whole, uniforms))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -12,6 +12,7 @@ first that did not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from dsv4.engine.constraint import Constraint, apply_words, word_count
 from dsv4.engine.penalties import Penalties
 from dsv4.engine.request import Job, Token
-from dsv4.sampling import distribution, draw, finite, first_largest, not_finite
+from dsv4.sampling import drawn, finite, first_largest, not_finite
 
 
 class Row:
@@ -94,7 +95,7 @@ def choose_runs(
     penalties, grammar, temperature and cuts.
     """
     counts = [len(ids) + 1 for ids in drafts]
-    firsts = [0, *np.cumsum(counts).tolist()]
+    firsts = list(accumulate(counts, initial=0))
     assert len(logits) == firsts[-1], "one row of logits for each token that may be chosen"
     failed = _not_finite(logits)
     x, alive = _edited(logits, rows, drafts, firsts, failed)
@@ -219,14 +220,16 @@ def _chosen(
 ) -> dict[int, int]:
     """Token `numbers[i]` of the job `owners[i]`, for each row i of x [n, vocab] that is alive."""
     greedy = [i for i in alive if owners[i].job.sampling.greedy]
-    drawn = [i for i in alive if not owners[i].job.sampling.greedy]
+    others = [i for i in alive if not owners[i].job.sampling.greedy]
     chosen: dict[int, int] = {}
     if greedy:
         chosen.update(zip(greedy, _rows(x, greedy).argmax(-1).tolist(), strict=True))
-    if drawn:
-        probs = distribution(_rows(x, drawn), [owners[i].job.sampling for i in drawn])
-        uniforms = [owners[i].uniform(numbers[i]) for i in drawn]
-        chosen.update(zip(drawn, draw(probs, uniforms).tolist(), strict=True))
+    if others:
+        settings = [owners[i].job.sampling for i in others]
+        uniforms = [owners[i].uniform(numbers[i]) for i in others]
+        chosen.update(
+            zip(others, drawn(_rows(x, others), settings, uniforms).tolist(), strict=True)
+        )
     return chosen
 
 

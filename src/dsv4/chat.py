@@ -88,6 +88,16 @@ class Chat:
             if reply.completion.ids or reply.completion.finish_reason == "stop":
                 self.messages = [*messages, parser.finish()]
 
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and reply can have."""
+        return self.model.config.max_position_embeddings
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a reply."""
+        return self.sampling.max_tokens
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._answering.acquire(blocking=False):
@@ -106,7 +116,7 @@ class Chat:
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         ids = self._ids(messages)
-        context = self.model.config.max_position_embeddings
+        context = self.context
         if len(ids) >= context:
             opening = messages[:1] if self.system else []
             alone = len(self._ids([*opening, messages[-1]]))

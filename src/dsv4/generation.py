@@ -29,6 +29,11 @@ class Completion:
     text: str
     finish_reason: Finish
 
+    @property
+    def tokens(self) -> int:
+        """How many there are."""
+        return len(self.ids)
+
 
 @torch.inference_mode()
 def prefill(

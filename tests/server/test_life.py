@@ -42,6 +42,17 @@ def test_leaving_a_stream_cancels_its_job(slow, path):
     until(lambda: slow.engine.statistics()["running"] == 0)
 
 
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.15])
+def test_leaving_a_stream_before_it_begins_cancels_its_job(server, seconds):
+    """Also while the answer to the request still waits for a first token (0.2 s here)."""
+    server.engine.handles.clear()
+    server.say([20.0])
+    with pytest.raises(httpx.TimeoutException):
+        httpx.post(server.url + PATH, json=BODY | {"stream": True}, timeout=seconds)
+        pytest.fail("it was answered")
+    until(server.engine.handles[-1].cancelled.is_set, 5)
+
+
 def test_leaving_before_a_whole_reply_cancels_its_jobs(slow):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(slow.url + PATH, json=BODY | {"n": 2}, timeout=0.3)

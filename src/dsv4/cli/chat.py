@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsv4.cli.loading import Copy, Dtype, MaxResident, Mode, Name
-from dsv4.cli.options import Effort, Revision, Threads, exclude
+from dsv4.cli.options import Revision, Threads, exclude, leave_out
 from dsv4.cli.streams import argument, read_json, read_text
 from dsv4.files import parse_json
+from dsv4.protocol.effort import EFFORT_WORDS
 
 if TYPE_CHECKING:
     from dsv4.model.transformer import Transformer
     from dsv4.tokenizer import Tokenizer
 
+KEY = "DSV4_API_KEY"
 MaxTokens = Annotated[int, typer.Option(help="The most tokens to generate.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that weigh this much.")]
@@ -68,8 +71,32 @@ def generate(
 
 
 def chat(
-    checkpoint: Name = "nano",
-    effort: Effort = "none",
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            help="A checkpoint folder; nano is the packaged model. With --url the model's name "
+            "at the server.",
+            show_default="nano; with --url the first that it serves",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Chat with the OpenAI-compatible server at this URL.", metavar="<url>"),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help=f"The server's; better in the environment, as {KEY}.",
+            show_default="none is sent",
+        ),
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(EFFORT_WORDS)} (no thinking: none).",
+            show_default="none; with --url the server's own",
+        ),
+    ] = None,
     system: Annotated[
         str | None, typer.Option(help="A system message that opens the dialogue.")
     ] = None,
@@ -87,7 +114,7 @@ def chat(
     copy: Copy = False,
     threads: Threads = None,
 ) -> None:
-    """Chat with a model: at a terminal, or line by line from a pipe.
+    """Chat with a model, or with a server: at a terminal, or line by line from a pipe.
 
     In a pipe, reasoning stands between <think> and </think>, and whatever is no answer goes to
     stderr.
@@ -98,6 +125,18 @@ def chat(
     resolve_effort(effort, revision or "2026-04")  # the words are the same in all revisions
     opening = None if system is None else argument(system, "--system")
     words = [argument(word, "--stop") for word in stop or ()]
+    if url is not None:
+        here = {"dtype": dtype, "mode": mode, "max_resident": max_resident, "copy": copy}
+        leave_out("--url", "asks a server", here | {"threads": threads, "revision": revision})
+        shapes: dict[str, tuple[Any, Any]] = {}
+        shapes |= {"temperature": (temperature, 1), "top_p": (top_p, 1), "top_k": (top_k, 0)}
+        shapes |= {"min_p": (min_p, 0), "seed": (seed, None), "stop": (words, [])}
+        asked = {name: value for name, (value, usual) in shapes.items() if value != usual}
+        settings = {"max_tokens": max_tokens} | asked
+        _with_server(url, checkpoint, api_key, effort, opening, settings)
+        return
+    if api_key is not None:
+        raise ValueError("--api-key goes with --url")
     with terminal.quiet():
         from dsv4.chat import Chat
         from dsv4.cli import session
@@ -106,9 +145,30 @@ def chat(
 
         sampling = Sampling(temperature, top_p, top_k, min_p, seed, words, max_tokens)
         model, tokenizer = Loading(
-            checkpoint, dtype, mode, max_resident, copy, threads, revision
+            checkpoint or "nano", dtype, mode, max_resident, copy, threads, revision
         ).load()
-        session.converse(Chat(model, tokenizer, sampling, effort=effort, system=opening))
+        dialogue = Chat(model, tokenizer, sampling, effort=effort or "none", system=opening)
+        session.converse(dialogue)
+
+
+def _with_server(
+    url: str,
+    model: str | None,
+    key: str | None,
+    effort: str | None,
+    system: str | None,
+    settings: dict[str, Any],
+) -> None:
+    from dsv4.cli import session, terminal
+    from dsv4.remote.chat import RemoteChat
+    from dsv4.remote.http import base_url
+
+    base = base_url(url, "--url")
+    key = key or os.environ.get(KEY)
+    with terminal.quiet():
+        session.converse(
+            RemoteChat(base, model=model, key=key, effort=effort, system=system, settings=settings)
+        )
 
 
 def _text(prompt: str) -> str:

@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from dsv4.protocol.constants import EFFORT_PREFIXES
-from dsv4.protocol.effort import EFFORT_WORDS
 
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="one for each core")]
-Effort = Annotated[str, typer.Option(help=f"{', '.join(EFFORT_WORDS)} (no thinking: none).")]
 Revision = Annotated[
     str | None,
     typer.Option(
@@ -38,6 +36,13 @@ def set_threads(threads: int | None) -> None:
             f"has {cpus} CPU{'s' * (cpus > 1)}"
         )
     torch.set_num_threads(threads)
+
+
+def leave_out(option: str, does: str, given: dict[str, object]) -> None:
+    """Raises ValueError for options (`dtype` for --dtype) that make no sense beside another."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if names:
+        raise ValueError(f"{option} {does}: leave out {' and '.join(names)}")
 
 
 def exclude(**given: object) -> None:

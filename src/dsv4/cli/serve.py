@@ -14,7 +14,7 @@ import typer
 from dsv4.cli.front import KEY as FRONT_KEY
 from dsv4.cli.front import RELEASED, known, remote
 from dsv4.cli.loading import Copy, Dtype, Loading, MaxResident, Mode
-from dsv4.cli.options import Revision, Threads
+from dsv4.cli.options import Revision, Threads, leave_out
 from dsv4.cli.sizes import parse_size
 from dsv4.cli.streams import note, say
 
@@ -150,16 +150,9 @@ def serve(
     if host not in LOOPBACK and settings.api_key is None:
         note(f"dsv4: whoever reaches {host} can use this server: {KEY} would ask for a key")
     if backend:
-        _leave_out(
-            slots=slots != SLOTS,
-            memory=memory,
-            draft=draft is not None,
-            dtype=dtype,
-            mode=mode,
-            max_resident=max_resident,
-            copy=copy,
-            threads=threads,
-        )
+        here = {"slots": slots != SLOTS, "memory": memory, "draft": draft is not None}
+        here |= {"dtype": dtype, "mode": mode, "max_resident": max_resident, "copy": copy}
+        leave_out("--backend", "computes elsewhere", here | {"threads": threads})
         elsewhere = known(checkpoint or RELEASED, revision)
         listening = listen(host, port)
         front = remote(backend, backend_key, elsewhere, queue)
@@ -178,13 +171,6 @@ def serve(
     of_model = b"" if cache is None else identity(loading.folder)
     engine = _engine(model, tokenizer, slots, state, queue, cache, on_disk, of_model, draft)
     _run(engine, tokenizer, settings, listening, grace)
-
-
-def _leave_out(**given: object) -> None:
-    """Raises ValueError for options of an engine that is not here."""
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
-    if names:
-        raise ValueError(f"--backend computes elsewhere: leave out {' and '.join(names)}")
 
 
 def _engine(

@@ -7,24 +7,54 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from dsv4.chat import Chat, Piece
-from dsv4.cli.streams import note, say, write
+from dsv4.cli.streams import note, say, visible, write
 from dsv4.cli.terminal import interactive, piped_lines, typed_lines
-from dsv4.generation import Completion, Reply
 from dsv4.interrupt import interruptible
-from dsv4.model.transformer import Transformer
-from dsv4.protocol.deltas import Reasoning
+from dsv4.protocol.deltas import Content, Reasoning
 from dsv4.protocol.effort import EFFORT_WORDS, resolve_effort
-from dsv4.sampling import Sampling
-from dsv4.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from dsv4.model.transformer import Transformer
+    from dsv4.sampling import Sampling
+    from dsv4.tokenizer import Tokenizer
+
+Piece = Reasoning | Content
 HELP = f"""\
 /reset forgets the dialogue; /exit or Ctrl-D leaves; Ctrl-C stops a reply
 /effort {"|".join(EFFORT_WORDS)}
 Alt-Enter begins another line; // before a command sends it to the model"""
 COMMANDS = ("reset", "effort", "help", "exit", "quit")
+
+
+class Ended(Protocol):
+    """Why a reply ended; its `tokens`, where they are known."""
+
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def tokens(self) -> int | None: ...
+
+
+class Dialogue(Protocol):
+    """A `Chat` with a model, or one with a server; `context` where it is known."""
+
+    @property
+    def effort(self) -> str | None: ...
+    @effort.setter
+    def effort(self, word: str) -> None: ...
+    @property
+    def revision(self) -> str: ...
+    @property
+    def completion(self) -> Ended: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def max_tokens(self) -> int: ...
+    def reset(self) -> None: ...
+    def ask(self, text: str, interrupted: Callable[[], bool]) -> Iterator[Piece]: ...
 
 
 def continue_text(
@@ -34,6 +64,8 @@ def continue_text(
 
     Raises KeyboardInterrupt after Ctrl-C, when what was said is printed.
     """
+    from dsv4.generation import Reply
+
     with interruptible() as asked:
         reply = Reply(model, prompt, tokenizer, sampling, interrupted=lambda: bool(asked))
         for piece in reply:
@@ -42,10 +74,11 @@ def continue_text(
     if reply.completion.finish_reason == "interrupted":
         raise KeyboardInterrupt
     if len(reply.completion.ids) < sampling.max_tokens:
-        _note_limit(reply.completion, model, sampling)
+        context = model.config.max_position_embeddings
+        _note_limit(reply.completion, sampling.max_tokens, context)
 
 
-def converse(dialogue: Chat) -> None:
+def converse(dialogue: Dialogue) -> None:
     """Answer what is said, until the user leaves.
 
     Raises KeyboardInterrupt after Ctrl-C unless somebody is there to go on.
@@ -72,7 +105,7 @@ def _read(line: str) -> tuple[list[str], str]:
     return [], line.replace("//", "/", 1) if escaped else line
 
 
-def _obey(dialogue: Chat, command: Sequence[str]) -> bool:
+def _obey(dialogue: Dialogue, command: Sequence[str]) -> bool:
     """Do what a command says, or say why not; returns whether to go on."""
     name, *rest = command
     if len(rest) > (name == "effort"):
@@ -89,7 +122,10 @@ def _obey(dialogue: Chat, command: Sequence[str]) -> bool:
     return True
 
 
-def _set_effort(dialogue: Chat, effort: str) -> None:
+def _set_effort(dialogue: Dialogue, effort: str | None) -> None:
+    if effort is None:
+        _tell("effort is the server's own")
+        return
     try:
         resolve_effort(effort, dialogue.revision)
     except ValueError as error:
@@ -99,17 +135,19 @@ def _set_effort(dialogue: Chat, effort: str) -> None:
         _tell(f"effort is {effort}")
 
 
-def _answer(dialogue: Chat, text: str, there: bool) -> None:
+def _answer(dialogue: Dialogue, text: str, there: bool) -> None:
     """Print the reply as it comes; Ctrl-C ends it, and what was said stays in the dialogue."""
     shown = _Shown()
     try:
         with interruptible() as asked:
             for piece in dialogue.ask(text, interrupted=lambda: bool(asked)):
                 shown.add(piece)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if shown.begun:
             shown.end()
-        note(f"dsv4: {error}")
+        if isinstance(error, OSError) and (not there or error.errno is not None):
+            raise  # no more can be said, or heard
+        note(f"dsv4: {visible(str(error))}")
         return
     except KeyboardInterrupt:
         shown.end()
@@ -120,7 +158,7 @@ def _answer(dialogue: Chat, text: str, there: bool) -> None:
     shown.end()
     if dialogue.completion.finish_reason == "interrupted" and not there:
         raise KeyboardInterrupt
-    _note_limit(dialogue.completion, dialogue.model, dialogue.sampling)
+    _note_limit(dialogue.completion, dialogue.max_tokens, dialogue.context)
 
 
 class _Shown:
@@ -153,14 +191,13 @@ class _Shown:
         write(opened if self.reasoning else closed)
 
 
-def _note_limit(completion: Completion, model: Transformer, sampling: Sampling) -> None:
-    if completion.finish_reason != "length":
+def _note_limit(ended: Ended, most: int, context: int | None) -> None:
+    if ended.finish_reason != "length":
         return
-    if len(completion.ids) >= sampling.max_tokens:
-        note(f"(cut after {sampling.max_tokens} tokens: --max-tokens allows more)")
+    if ended.tokens is None or ended.tokens >= most:
+        note(f"(cut after {most} tokens: --max-tokens allows more)")
     else:
-        context = model.config.max_position_embeddings
-        note(f"(cut at the end of the context, {context} tokens)")
+        note("(cut at the end of the context" + (f", {context} tokens)" if context else ")"))
 
 
 def _tell(text: str) -> None:

@@ -63,7 +63,8 @@ class Backend:
                 await self._check(lost)
             self.asked.set()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._doubted.wait(), period)
+                async with asyncio.timeout(period):
+                    await self._doubted.wait()
             self._doubted.clear()
 
     def doubt(self) -> None:

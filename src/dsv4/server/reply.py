@@ -75,7 +75,8 @@ class Inbox:
     async def wait(self, seconds: float) -> bool:
         """Whether something came within that time."""
         try:
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for may lose a cancellation, in 3.11
+                await self._event.wait()
         except TimeoutError:
             return False
         self._event.clear()

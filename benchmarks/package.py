@@ -14,7 +14,7 @@ import torch
 
 import dsv4
 from dsv4.checkpoint.official import TOKENIZER_FILES
-from dsv4.data.corpus import NOTICE
+from dsv4.data.build import NOTICE_FILE
 from dsv4.train.pretrain import Run
 from dsv4.train.settings import Settings
 
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
     run.model = dsv4.load(NANO, dtype=torch.float32)
     info["released_bits_per_byte"] = run.evaluate()["bits_per_byte"]
     (NANO / "training.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-    (NANO / "NOTICE").write_text(NOTICE, encoding="utf-8")
+    (NANO / "NOTICE").write_bytes((folder / "data" / NOTICE_FILE).read_bytes())
     print(json.dumps(info, indent=1))
 
 

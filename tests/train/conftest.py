@@ -5,8 +5,8 @@ import pytest
 
 from dsv4.data import bpe
 from dsv4.data.augment import NOTHING
+from dsv4.data.build import Input, build
 from dsv4.data.document import Document
-from dsv4.data.tokenise import tokenise
 from dsv4.train.pretrain import Run
 from dsv4.train.settings import Settings
 from dsv4.train.state import load_state
@@ -26,7 +26,8 @@ def folder(documents, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     texts = ("".join(s.text for s in d.segments() if not s.control) for d in documents)
     bpe.save_bpe(bpe.train_bpe(texts, 400), folder, 1024)
-    tokenise(documents, folder / "tokenizer.json", folder, source="words", augment=NOTHING)
+    words = Input("words", lambda: iter(documents), "words", "words: own")
+    build([words], folder, vocab_size=400, context=1024, augment=NOTHING)
     return folder
 
 

@@ -26,7 +26,7 @@ def test_damaged_or_foreign_data_is_refused(folder, tmp_path):
     with pytest.raises(DataError, match="vocabulary ends at 299"):
         PackedRows(folder, "train", seq_len=32, eos=1, seed=0, vocab=300)
     data = shutil.copytree(folder, tmp_path / "data")
-    with (data / "train.tokens").open("r+b") as file:
+    with (data / "words/train.tokens").open("r+b") as file:
         file.write(b"\xff")
     with pytest.raises(DataError, match=r"train.tokens is damaged.*to have it prepared again"):
         packed(data, 32)

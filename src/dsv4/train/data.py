@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dsv4.data.errors import DataError
-from dsv4.data.mixture import Mixture, Source, in_order
+from dsv4.data.mixture import Mixture, in_order
+from dsv4.data.prepared import open_sources
 from dsv4.data.rows import IGNORE, Rows
-from dsv4.data.tokens import TokenFile
 
 __all__ = ["IGNORE", "Batch", "DataError", "PackedRows", "batch_of"]
 
@@ -46,17 +46,23 @@ def batch_of(rows: Rows) -> Batch:
 
 
 class PackedRows:
-    """Batches of one token file.
+    """Batches of a folder of prepared data (`dsv4.data.prepared`).
 
-    Raises: DataError if the file is damaged, of another vocabulary, or holds no tokens.
+    Raises: DataError if a file is damaged, of another vocabulary, or nothing is held.
     """
 
     def __init__(self, folder: Path, part: str, *, seq_len: int, eos: int, seed: int, vocab: int):
-        self.file = TokenFile(folder, part)
-        self.file.check_fits(vocab)
-        self.file.verify()
-        self.mixture = Mixture([Source(part, self.file)], seed=seed, pad=eos)
+        self.folder, self.sources = folder, open_sources(folder, part)
+        for source in self.sources:
+            source.file.check_fits(vocab)
+        self.mixture = Mixture(self.sources, seed=seed, pad=eos)
         self.seq_len, self.eos = seq_len, eos
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of text, control tokens counted as tokens."""
+        headers = [source.file.header for source in self.sources]
+        return sum(h.nbytes for h in headers) / sum(h.tokens for h in headers)
 
     def batch(self, step: int, size: int) -> Batch:
         """The batch of a step, the same whenever it is asked for: resuming needs no state."""
@@ -64,5 +70,6 @@ class PackedRows:
         return batch_of(self.mixture.next(size, self.seq_len))
 
     def in_order(self, size: int) -> Iterator[Batch]:
-        """Every document once, for validation."""
-        return map(batch_of, in_order(self.file, size, self.seq_len, self.eos))
+        """Every document of every source once, for validation."""
+        for source in self.sources:
+            yield from map(batch_of, in_order(source.file, size, self.seq_len, self.eos))

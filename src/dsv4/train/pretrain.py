@@ -61,8 +61,7 @@ class Run:
             )
             for part in ("train", "validation")
         )
-        header = self.held_out.file.header
-        self.bytes_per_token = header.nbytes / header.tokens
+        self.bytes_per_token = self.held_out.bytes_per_token
         self.model = Transformer(config)
         self.model.initialize(settings.seed)
         self.optimizers = optimizers(
@@ -199,7 +198,7 @@ class Run:
             count += tokens
         if not count:
             raise DataError(
-                f"{self.held_out.file.path} holds no token after another: give more text"
+                f"{self.held_out.folder} holds no held-out token after another: give more text"
             )
         loss = total / count
         if not math.isfinite(loss):

@@ -1,0 +1,113 @@
+"""Sources → a folder of prepared data: fetched, read, one tokenizer for all, token files, a notice.
+
+Every step keeps what stands: the same call goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+from dsv4.atomic import replacing
+from dsv4.data import bpe
+from dsv4.data.augment import Augment
+from dsv4.data.document import Document
+from dsv4.data.errors import DataError
+from dsv4.data.prepared import write_mixture
+from dsv4.data.readers import OnBad, read
+from dsv4.data.sources.fetch import Fetched
+from dsv4.data.tokenise import tokenise
+from dsv4.data.tokens import TokenFile
+from dsv4.tokenizer import Tokenizer
+
+NOTICE_FILE, TOKENIZER_FILE = "NOTICE", "tokenizer.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Input:
+    """Documents under a name; `identity` changes when they do. `notice` is what is owed to them."""
+
+    name: str
+    documents: Callable[[], Iterator[Document]]
+    identity: str
+    notice: str
+
+
+def input_of(fetched: Fetched) -> Input:
+    """A source of the manifest."""
+    package = fetched.package
+    named = f"{package.package} {package.version}" if package.package else "dsv4 or this machine"
+    if not fetched.pinned:
+        named = f"{package.package} ({fetched.path.name}, not the version that was pinned)"
+    notice = f"{package.name}: {package.what}; {named}; licence: {package.licence}"
+    identity = f"{package.name} {fetched.sha256} dsv4 {version('dsv4')}"
+    return Input(
+        package.name,
+        lambda: package.documents(fetched.path),
+        identity,
+        f"{notice}; sha256: {fetched.sha256}" if fetched.sha256 else notice,
+    )
+
+
+def own_text(
+    name: str, files: Sequence[Path], *, field: str = "text", on_bad: OnBad | None = None
+) -> Input:
+    """A user's own files."""
+    known = hashlib.sha256(field.encode())
+    for file in files:
+        state = file.stat()
+        known.update(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    notice = f"{name}: own files ({len(files)})"
+    return Input(
+        name, lambda: read(files, field=field, on_bad=on_bad), f"{name} {known.hexdigest()}", notice
+    )
+
+
+def build(
+    inputs: Sequence[Input],
+    folder: Path,
+    *,
+    vocab_size: int,
+    context: int,
+    augment: Augment,
+    workers: int = 1,
+    say: Say = lambda line: None,
+    progress: Callable[[str, int, int], None] = lambda name, documents, tokens: None,
+) -> dict[str, dict[str, TokenFile]]:
+    """Prepare the inputs in `folder`; the token files of each. A tokenizer.json that is there is
+    used as it is, else one of `vocab_size` is trained.
+
+    Raises: CorpusError, DataError, WriteError; what stands is gone on with.
+    """
+    names = [one.name for one in inputs]
+    if not inputs or len(set(names)) < len(names):
+        raise DataError("data needs sources, each under a name of its own")
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = folder / TOKENIZER_FILE
+    if not tokenizer.is_file():
+        say(f"training a tokenizer of {vocab_size:,} ids")
+        every = chain.from_iterable(one.documents() for one in inputs)
+        bpe.save_bpe(bpe.train_bpe(bpe.sample(every), vocab_size), folder, context)
+    Tokenizer.load(tokenizer).check_fits(vocab_size)
+    made = {}
+    for one in inputs:
+        made[one.name] = tokenise(
+            one.documents(),
+            tokenizer,
+            folder / one.name,
+            source=one.identity,
+            augment=augment,
+            workers=workers,
+            say=partial(progress, one.name),
+        )
+    with replacing(folder / NOTICE_FILE) as stream:
+        lines = ["The text that this data was made of, and its licences:", ""]
+        stream.write("\n".join([*lines, *(one.notice for one in inputs), ""]).encode())
+    write_mixture(folder, {name: {} for name in names})
+    return made

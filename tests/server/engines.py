@@ -54,7 +54,7 @@ class _Base:
                 Token(i, None if n == 0 else -1.5, [(i, -1.5)]) for n, i in enumerate(job.ids)
             ]
             listener.prefilled(usage, prompt if job.prompt_logprobs else ())
-            ends = set(job.end_ids or [1])
+            ends = {1} if job.end_ids is None else set(job.end_ids)
             for count, token in enumerate(self.said(job, handle), 1):
                 usage.completion = count
                 over = listener.tokens([token])

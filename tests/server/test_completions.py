@@ -21,6 +21,17 @@ def test_a_text_and_its_stream(server):
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 3
 
 
+def test_an_end_that_is_ignored(server):
+    server.say(f" a{EOS} b{EOS}")
+    reply = ask(server, extra_body={"ignore_eos": True}, max_tokens=4)
+    assert reply.choices[0].text == " a b" and reply.choices[0].finish_reason == "length"
+    assert reply.usage.completion_tokens == 4
+    ask(server, extra_body={"ignore_eos": True, "stop_token_ids": [7]})
+    assert list(server.engine.jobs[-1].end_ids) == [7]
+    ask(server, extra_body={"stop_token_ids": [7]})
+    assert list(server.engine.jobs[-1].end_ids) == [1, 7]
+
+
 def test_many_prompts_and_choices(server):
     server.say(f" x{EOS}")
     reply = ask(server, ["a", "b"], n=2, echo=True)

@@ -65,7 +65,8 @@ class TextReader:
 class Completion:
     """A request: `prompts` are ids, `texts` what `echo` repeats of them; `own` ids are not shown.
 
-    `max_tokens` 0 asks for the prompt's log-probabilities alone.
+    `max_tokens` 0 asks for the prompt's log-probabilities alone. `endless`: the model's end token
+    ends nothing.
     """
 
     model: str | None
@@ -79,6 +80,7 @@ class Completion:
     logprobs: int | None = None
     stream: bool = False
     include_usage: bool = False
+    endless: bool = False
     exact: Exact = EXACT
 
     def jobs(self) -> Iterator[Job]:
@@ -90,6 +92,7 @@ class Completion:
                     ids,
                     self.sampling,
                     exact.number + number,
+                    end_ids=() if self.endless else None,
                     logprobs=self.logprobs,
                     prompt_logprobs=self.echo and self.logprobs is not None,
                     grammar=exact.grammar,
@@ -123,6 +126,7 @@ def read_completion(
     stream = common.read_stream(body)
     given = fields.inner(body, "stream_options")
     usage = fields.flag(given, "include_usage", "stream_options") or False
+    endless = fields.flag(body, "ignore_eos") or False
     texts, prompts, own = _prompts(body, tokenizer, suffix, context)
     exact = read_exact(body, prompts)
     limit = _limit(body, prompts, context, echo and logprobs is not None)
@@ -136,7 +140,19 @@ def read_completion(
         max(limit, 1),
     )
     return Completion(
-        model, prompts, texts, own, sampling, extras, limit, echo, logprobs, stream, usage, exact
+        model,
+        prompts,
+        texts,
+        own,
+        sampling,
+        extras,
+        limit,
+        echo,
+        logprobs,
+        stream,
+        usage,
+        endless,
+        exact,
     )
 
 

@@ -197,6 +197,7 @@ TEXT = Operation(
             return_tokens_as_token_ids=FLAG,
             response_format={"type": ["object", "null"]},
             dsv4={"type": ["object", "null"]},
+            ignore_eos=FLAG,
             best_of={"type": ["integer", "null"]},
             logprobs={"type": ["integer", "null"], "minimum": 0, "maximum": 20},
         )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from dsv4.engine.request import EngineLike, Job
+from dsv4.protocol.constants import EOS
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests import (
     Request,
@@ -222,15 +223,15 @@ class Service:
             yield self._ended(job, extras)
 
     def _ended(self, job: Job, extras: Extras) -> Job:
-        """With the ids that end it beside the model's own."""
+        """With the request's own ids that end it."""
         largest = self.tokenizer.largest_id
         for token in (*extras.logit_bias, *extras.end_ids):
             if token > largest:
                 raise RequestError(f"the token id {token} is past the largest, {largest}")
         if not extras.end_ids:
             return job
-        end = self.tokenizer.token_id("<｜end▁of▁sentence｜>")
-        return replace(job, end_ids=(end, *extras.end_ids))
+        usual = [self.tokenizer.token_id(EOS)] if job.end_ids is None else job.end_ids
+        return replace(job, end_ids=(*usual, *extras.end_ids))
 
     def _before(self, body: Mapping[str, Any]) -> list[Any]:
         """The items of the response that the request goes on from."""

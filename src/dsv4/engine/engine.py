@@ -35,6 +35,7 @@ from dsv4.engine.scheduler import Scheduler
 from dsv4.engine.shelf import Shelf
 from dsv4.model.cache import Cache
 from dsv4.model.transformer import Transformer
+from dsv4.ops.native import leave_threads_to_native
 
 log = logging.getLogger("dsv4.engine")
 
@@ -194,6 +195,8 @@ class Engine:
     # ---- the thread ------------------------------------------------------------------------
 
     def _work(self) -> None:
+        if self.model.twin is not None:
+            leave_threads_to_native()
         while True:
             with self._changed:
                 while not self.jobs.waiting and not self.jobs.running and self._closing is None:

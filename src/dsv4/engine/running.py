@@ -31,6 +31,7 @@ class Running:
         self.sequence: SequenceState | None = None
         self.draft: SequenceState | None = None
         self.followed = 0  # tokens that the draft was told of
+        self.turn = 0  # when its prompt was last read, or it came
         self.cancelled = self.over = self.told = False
 
     @property

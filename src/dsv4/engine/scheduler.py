@@ -85,7 +85,7 @@ class Scheduler:
             running.usage.cached, running.usage.missed = found.length, found.missed
             self.totals["prompt_tokens"] += len(running.job.ids)
             self.totals["cached_tokens"] += found.length
-        running.sequence = sequence
+        running.sequence, running.turn = sequence, self._turn
         self.running.append(running)
         return True
 
@@ -98,21 +98,22 @@ class Scheduler:
             self.end(running, "cancelled")
 
     def pieces(self) -> list[tuple[Running, int]]:
-        """Whose prompts are read in this step, and how far: `piece` tokens in all, in turn."""
+        """Whose prompts are read in this step, and how far: `piece` tokens in all; who has waited
+        longest comes first."""
         reading = [running for running in self.running if running.pending > 1]
         if not reading:
             return []
         self._turn += 1
-        turn = self._turn % len(reading)
         budget = self.piece
         chosen: list[tuple[Running, int]] = []
-        for running in [*reading[turn:], *reading[:turn]]:
+        for running in sorted(reading, key=lambda one: one.turn):
             seen = running.state.length
             border = (seen // self.piece + 1) * self.piece
             count = min(running.pending, border - seen)
             if chosen and count > budget:
                 continue
             chosen.append((running, count))
+            running.turn = self._turn
             budget -= count
             if budget <= 0:
                 break

@@ -38,7 +38,7 @@ def take(stores: Stores, sequence: SequenceState, length: int, *, wide: bool) ->
     rows = []
     for ring, needed in _rings(stores, length):
         count = min(length, ring.capacity if wide else needed)
-        rows.append(ring.data[sequence.slot].index_select(0, _places(ring, length, count)))
+        rows.append(torch.cat(_pieces(ring, sequence.slot, length, count)))
     return Snapshot(length, back, rows)
 
 
@@ -46,7 +46,9 @@ def put(stores: Stores, sequence: SequenceState, snapshot: Snapshot, length: int
     """Make `sequence`, whose pages are in place, one of `length` tokens."""
     assert snapshot.length - snapshot.back <= length <= snapshot.length
     for (ring, _), rows in zip(_rings(stores, snapshot.length), snapshot.rows, strict=True):
-        ring.data[sequence.slot][_places(ring, snapshot.length, len(rows))] = rows
+        pieces = _pieces(ring, sequence.slot, snapshot.length, len(rows))
+        for piece, some in zip(pieces, rows.split([len(piece) for piece in pieces]), strict=True):
+            piece.copy_(some)
     sequence.length, sequence.known = length, 0
     # as if it had been as long as lets it step back to what the snapshot holds, and no further
     sequence.reached = snapshot.length - snapshot.back + stores.config.sliding_window
@@ -64,5 +66,10 @@ def _rings(stores: Stores, length: int) -> Iterator[tuple[Ring, int]]:
                 yield part.tail, length % ratio + before
 
 
-def _places(ring: Ring, length: int, count: int) -> Tensor:
-    return torch.arange(length - count, length, device=ring.data.device) % ring.capacity
+def _pieces(ring: Ring, slot: int, length: int, count: int) -> list[Tensor]:
+    """The places of the last `count` rows of a sequence of `length` tokens, as views in turn."""
+    data, first = ring.data[slot], (length - count) % ring.capacity
+    end = first + count
+    if end <= ring.capacity:
+        return [data[first:end]]
+    return [data[first:], data[: end - ring.capacity]]

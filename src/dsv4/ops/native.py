@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import warnings
 from importlib import import_module
 from types import ModuleType
@@ -43,12 +44,21 @@ def _warn(why: str) -> None:
     )
 
 
+def leave_threads_to_native() -> None:
+    """From here on torch's own operators run on one thread in this one, and native ones on as many
+    as torch had: they share a few small regions with whatever else the machine does, and those of
+    torch wait for every one of its threads."""
+    _own.threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
 def use_threads(native: ModuleType) -> None:
     """Give the native pool as many threads as torch has."""
-    threads = min(torch.get_num_threads(), MOST_THREADS)
+    threads = min(getattr(_own, "threads", None) or torch.get_num_threads(), MOST_THREADS)
     if threads != _THREADS[0]:
         native.set_threads(threads)
         _THREADS[0] = threads
 
 
 _THREADS = [1]  # what the pool has
+_own = threading.local()  # what a thread has kept for it

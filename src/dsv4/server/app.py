@@ -72,7 +72,7 @@ def _generating(service: Service) -> APIRouter:
 
     async def answer(request: Request, api: Callable[[bytes, Inbox], Answer]) -> Response:
         data = await read_body(request, settings.max_body, settings.patience)
-        inbox = Inbox()
+        inbox = service.inbox()
         given = await service.aside(lambda: api(data, inbox), len(data))
         exchange = given.exchange
         try:

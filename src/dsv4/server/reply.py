@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -59,29 +60,63 @@ class Update(NamedTuple):
     spoken: list[Spoken]
 
 
+class Bell:
+    """Calls into an event loop from any thread: once for all that rings until the loop answers."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._rung: deque[Inbox] = deque()
+        self._told = False
+
+    def ring(self, inbox: Inbox) -> None:
+        """Something came into `inbox`."""
+        self._rung.append(inbox)
+        if not self._told:
+            self._told = True
+            self.loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._told = False  # first: who rings from here on calls again
+        while self._rung:
+            self._rung.popleft().come()
+
+
 class Inbox:
     """Wakes one reader in an event loop, from any thread."""
 
-    def __init__(self) -> None:
-        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
-        self._told = False
+    def __init__(self, bell: Bell | None = None) -> None:
+        self._bell = bell or Bell()
+        self._told = self._came = False
+        self._waiter: asyncio.Future[bool] | None = None
 
     def wake(self) -> None:
         """Something came."""
         if not self._told:
             self._told = True
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._bell.ring(self)
+
+    def come(self) -> None:
+        """The same, told in the loop."""
+        self._came = True
+        self._wake(True)
 
     async def wait(self, seconds: float) -> bool:
         """Whether something came within that time."""
-        try:
-            async with asyncio.timeout(seconds):  # wait_for may lose a cancellation, in 3.11
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        self._event.clear()
-        self._told = False
+        if not self._came:
+            self._waiter = self._bell.loop.create_future()
+            timer = self._bell.loop.call_later(seconds, self._wake, False)
+            try:
+                if not await self._waiter:
+                    return False
+            finally:
+                timer.cancel()
+                self._waiter = None
+        self._came = self._told = False
         return True
+
+    def _wake(self, came: bool) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(came)
 
 
 class Reply:

@@ -29,7 +29,7 @@ from dsv4.server.extras import Extras, read_extras
 from dsv4.server.messages import MessagesWriter
 from dsv4.server.metrics import Metrics
 from dsv4.server.names import new_id
-from dsv4.server.reply import Inbox, marks_of
+from dsv4.server.reply import Bell, Inbox, marks_of
 from dsv4.server.responses import ResponsesWriter, given_of
 from dsv4.server.settings import Settings
 from dsv4.server.spelling import Spellings
@@ -61,6 +61,7 @@ class Service:
         self.store = Store(settings.stored, settings.stored_bytes)
         self.spellings = Spellings(tokenizer, settings.folder)
         self._threads = ThreadPoolExecutor(4, "dsv4-request")
+        self._bell: Bell | None = None
         self._large = ThreadPoolExecutor(2, "dsv4-large")
         self.options = RequestOptions(
             models=None if settings.any_model else settings.models,
@@ -69,6 +70,12 @@ class Service:
             think_then_call=True,
             system_in_place=settings.system_in_place,
         )
+
+    def inbox(self) -> Inbox:
+        """For one request, in the event loop."""
+        if self._bell is None or self._bell.loop is not asyncio.get_running_loop():
+            self._bell = Bell()
+        return Inbox(self._bell)
 
     async def aside(self, work: Callable[[], T], size: int) -> T:
         """Do what takes time with a body of `size` bytes in another thread; large ones have threads

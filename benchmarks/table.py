@@ -115,6 +115,37 @@ def batch() -> str:
     return "\n".join(lines)
 
 
+def load() -> str:
+    """The tables of benchmarks/load.py's last runs, one for each shape that was measured."""
+    lines = []
+    for file in sorted(RESULTS.glob("load_*.json")):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        lines += [
+            f"Shape `{report['shape']}`, {report['machine']}; llama-server "
+            f"`{report['llama.cpp']}`; {report['prompt']} tokens in, {report['reply']} out, "
+            "streamed; generated tokens/s, medians of "
+            f"{report['rounds']} alternating rounds, the ratio's too; milliseconds until the "
+            "first token, median and 99th percentile (`benchmarks/load.py`):",
+            "",
+            "| | dsv4 | llama.cpp | ratio | dsv4, first token | llama.cpp, first token |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in report["rows"]:
+            name = f"{row['clients']} client{'s' * (row['clients'] > 1)}, {row['sampling']}"
+            ours, theirs = row["dsv4"], row["llama.cpp"]
+            lines.append(
+                f"| {name} | {ours['tokens/s']:,.0f} | {theirs['tokens/s']:,.0f} "
+                f"| {row['ratio']:.2f} | "
+                + " | ".join(
+                    f"{side['first ms p50']:,.0f} / {side['first ms p99']:,.0f}"
+                    for side in (ours, theirs)
+                )
+                + " |"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
 def resident() -> str:
     """The table of benchmarks/resident.py's last run."""
     report = json.loads((RESULTS / "resident.json").read_text(encoding="utf-8"))
@@ -208,6 +239,7 @@ def main() -> None:
         ("README.md", "speed", speed),
         ("README.md", "llama.cpp", llama_cpp),
         ("README.md", "batch", batch),
+        ("README.md", "load", load),
         ("README.md", "nano", nano),
         ("docs/architecture.md", "modes", modes),
         ("docs/architecture.md", "resident", resident),

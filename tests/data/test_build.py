@@ -46,6 +46,17 @@ def test_the_tokenizer_stays_when_sources_come(make):
         make("one", vocab_size=340)
 
 
+def test_a_source_that_is_repeated_weighs_more(documents, tmp_path):
+    inputs = [
+        Input(name, lambda: iter(documents[:300]), name, name, repeat)
+        for name, repeat in (("one", 1), ("often", 2.5))
+    ]
+    build(inputs, tmp_path, vocab_size=350, context=1024, augment=NOTHING)
+    one, often = open_sources(tmp_path)
+    assert one.weight is None
+    assert often.weight == round(2.5 * one.file.header.tokens)
+
+
 def test_weights_and_epochs_are_there_to_be_edited(make):
     make("one", "two")
     file = make.folder / "mixture.json"

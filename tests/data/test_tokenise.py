@@ -1,5 +1,12 @@
 """Token files: the documents' ids in order, by any number of processes, after any interruption."""
 
+import json
+import signal
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
 import numpy as np
 import pytest
 
@@ -73,6 +80,68 @@ def test_what_was_interrupted_goes_on(documents, tokenizer_file, tmp_path, monke
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"{part}.{kind}" for part in module.PARTS for kind in ("tokens", "index")
     )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dsv4.data import tokenise as module
+from dsv4.data.augment import NOTHING
+from dsv4.data.document import Document
+
+module.CHUNK, module.SYNC = 50, 200
+
+def documents():
+    for n in range(1000):
+        if n == 730:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield Document(f"the cat number {n} sat on {n * n} mats")
+
+module.tokenise(documents(), Path(sys.argv[1]), Path(sys.argv[2]), source="w", augment=NOTHING)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_what_was_synced(tokenizer_file, tmp_path, monkeypatch):
+    folder, texts = tmp_path / "a", [f"the cat number {n} sat on {n * n} mats" for n in range(1000)]
+    done = subprocess.run([sys.executable, "-c", KILLED, tokenizer_file, folder], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert json.loads((folder / ".tokenising.json").read_text())["documents"] == 600
+    encoded, original = [], module.encode_chunk
+    monkeypatch.setattr(
+        module, "encode_chunk", lambda e, chunk: encoded.extend(chunk) or original(e, chunk)
+    )
+    documents = [Document(text) for text in texts]
+    resumed = tokenise(documents, tokenizer_file, folder, source="w", augment=NOTHING)
+    whole = tokenise(documents, tokenizer_file, tmp_path / "b", source="w", augment=NOTHING)
+    assert contents(resumed) == contents(whole) and encoded[:400] == documents[600:]
+
+
+def test_a_process_that_is_ended_is_told(documents, tokenizer_file, tmp_path, monkeypatch):
+    def ended(*_):
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", ended)
+    with pytest.raises(DataError, match="was ended, perhaps for want of memory: the same command"):
+        tokenise(documents, tokenizer_file, tmp_path, source="w", augment=NOTHING, workers=2)
+
+
+def test_conversations_of_every_kind_read_as_the_protocol_writes_them(tokenizer_file):
+    tokenizer = Tokenizer.load(tokenizer_file)
+    encoder = Encoder(tokenizer, NOTHING)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    ask = {"role": "user", "content": "Hi"}
+    talks = {
+        "chat": [{"role": "system", "content": "S", "tools": tools}, ask,
+                 {"role": "assistant", "content": "", "tool_calls": [call]},
+                 {"role": "tool", "tool_call_id": "1", "content": "2"},
+                 {"role": "assistant", "content": "two"}],
+        "thinking": [ask, {"role": "assistant", "content": "A", "reasoning_content": "R"}, ask,
+                     {"role": "assistant", "content": "B", "reasoning_content": "Q"}],
+    }  # fmt: skip
+    for mode, messages in talks.items():
+        ids = encoder(Document(messages=tuple(messages))).ids
+        assert ids == encode_ids(messages, tokenizer, mode)
 
 
 def test_what_stands_is_kept_and_what_is_of_another_source_replaced(

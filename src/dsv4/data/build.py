@@ -31,12 +31,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Input:
-    """Documents under a name; `identity` changes when they do. `notice` is what is owed to them."""
+    """Documents under a name; `identity` changes when they do. `notice` is what is owed to them,
+    `repeat` how often their tokens come while another source is read once."""
 
     name: str
     documents: Callable[[], Iterator[Document]]
     identity: str
     notice: str
+    repeat: float = 1.0
 
 
 def input_of(fetched: Fetched) -> Input:
@@ -52,6 +54,7 @@ def input_of(fetched: Fetched) -> Input:
         lambda: package.documents(fetched.path),
         identity,
         f"{notice}; sha256: {fetched.sha256}" if fetched.sha256 else notice,
+        package.repeat,
     )
 
 
@@ -109,5 +112,10 @@ def build(
     with replacing(folder / NOTICE_FILE) as stream:
         lines = ["The text that this data was made of, and its licences:", ""]
         stream.write("\n".join([*lines, *(one.notice for one in inputs), ""]).encode())
-    write_mixture(folder, {name: {} for name in names})
+    write_mixture(folder, {one.name: _limits(one, made[one.name]["train"]) for one in inputs})
     return made
+
+
+def _limits(one: Input, file: TokenFile) -> dict[str, float | None]:
+    tokens = file.header.tokens
+    return {"weight": None if one.repeat == 1 or not tokens else round(one.repeat * tokens)}

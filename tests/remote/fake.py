@@ -6,7 +6,14 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-BEYOND = {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "skip_special_tokens"}
+BEYOND = {
+    "ignore_eos",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "skip_special_tokens",
+}
 BEYOND |= {"return_token_ids", "return_tokens_as_token_ids", "add_special_tokens", "dsv4"}
 
 
@@ -141,6 +148,7 @@ def faking(tokenizer, **chosen):
     """A server of that kind, with its `url`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that left is none
     server.fake = Fake(tokenizer, **chosen)
     server.fake.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

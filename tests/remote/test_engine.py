@@ -56,11 +56,12 @@ def test_vllm_is_asked_in_its_words(front, tokenizer):
         "top_k": 0,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
+        "ignore_eos": False,
         "frequency_penalty": 0.5,
         "presence_penalty": 0.0,
         "logit_bias": {"7": -3.0},
         "seed": 5,  # of choice 2
-        "stop_token_ids": [1, 44],
+        "stop_token_ids": [44],
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
@@ -121,6 +122,7 @@ def test_text_cannot_forge_a_control_token(front, tokenizer):
         ({"sampling": Sampling(top_k=3)}, "no top_k"),
         ({"sampling": Sampling(min_p=0.1)}, "no min_p"),
         ({"repetition_penalty": 1.1}, "no repetition_penalty"),
+        ({"end_ids": ()}, "no ignore_eos"),
     ],
 )
 def test_what_a_plain_server_cannot_do_is_refused(front, tokenizer, job, said):
@@ -150,6 +152,15 @@ def test_a_reply_ends_where_the_job_says(front, tokenizer):
         engine.submit(Job([1, 2], TEN), heard)
         assert heard.wait().ids == [5, 6, 7] and heard.end.reason == "stop"
         assert run(engine).end.reason == "length"
+
+
+def test_the_models_end_may_end_nothing(front, tokenizer):
+    with faking(tokenizer, reply=[5, 1, 6, 44, 7]) as fake:
+        engine = front(fake.url)
+        assert run(engine, end_ids=()).ids == [5, 1, 6, 44, 7]
+        assert run(engine, end_ids=[44]).ids == [5, 1, 6, 44]
+    assert all(body["ignore_eos"] for body in fake.asked)
+    assert fake.asked[1]["stop_token_ids"] == [44] and "stop_token_ids" not in fake.asked[0]
 
 
 def test_the_prompts_scores(front, tokenizer):

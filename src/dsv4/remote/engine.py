@@ -30,7 +30,7 @@ from dsv4.remote.affinity import Affinity, Load, chain_of
 from dsv4.remote.backend import Backend
 from dsv4.remote.http import Events, headers, is_loopback, reason, refusal, retry_after
 from dsv4.remote.run import Run
-from dsv4.remote.wire import EOS, Able, Heard, LostError, RefusedError, body_of, resumable
+from dsv4.remote.wire import Able, Heard, LostError, RefusedError, body_of, ends_of, resumable
 from dsv4.tokenizer import Tokenizer
 
 log = logging.getLogger("dsv4.remote")
@@ -62,7 +62,6 @@ class RemoteEngine:
         period: float = 2.0,
     ):
         self._tokenizer, self._context, self._queue = tokenizer, context, queue
-        self._end = tokenizer.token_id(EOS)
         self._affinity = Affinity()
         self._totals = dict.fromkeys(TOTALS, 0)
         self._runs: set[Run] = set()
@@ -325,7 +324,7 @@ class RemoteEngine:
         run.guessed = run.guessed or not counted
         most = run.job.sampling.max_tokens
         kept = tokens[: most - len(run.said)] if counted else tokens
-        ends = {self._end, *(run.job.end_ids or ())}
+        ends = ends_of(run.job, self._tokenizer)
         last = next((place for place, token in enumerate(kept) if token.id in ends), None)
         if last is not None:
             kept = kept[: last + 1]

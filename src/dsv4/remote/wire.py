@@ -54,6 +54,12 @@ class RefusedError(Exception):
         self.status, self.retry_after = status, retry_after
 
 
+def ends_of(job: Job, tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that end a job's reply."""
+    usual = [tokenizer.token_id(EOS)]
+    return frozenset(usual if job.end_ids is None else job.end_ids)
+
+
 def resumable(job: Job, able: Able) -> bool:
     """Whether a server can go on with a reply that another began, as if nothing had happened.
 
@@ -92,7 +98,13 @@ def body_of(job: Job, able: Able, said: Sequence[int], tokenizer: Tokenizer) -> 
     if able.kind == "dsv4":
         body["dsv4"] = {"number": job.number, "said": job.said + len(said)}
     echo = {"echo": True} if job.prompt_logprobs and not said else {}
-    return body | _beyond(job, able) | _scores(job, able) | _held(job, able) | echo
+    return (
+        body
+        | _beyond(job, able, ends_of(job, tokenizer), tokenizer.token_id(EOS))
+        | _scores(job, able)
+        | _held(job, able)
+        | echo
+    )
 
 
 def extension(ids: bool) -> dict[str, Any]:
@@ -114,7 +126,7 @@ def _prompt(ids: list[int], able: Able, tokenizer: Tokenizer) -> list[int] | str
     return text.removeprefix(BOS) if able.adds_bos else text
 
 
-def _beyond(job: Job, able: Able) -> dict[str, Any]:
+def _beyond(job: Job, able: Able, ends: frozenset[int], eos: int) -> dict[str, Any]:
     """Settings that OpenAI's API has no name for: always said where they are understood, since a
     server may have defaults of its own."""
     sampling = job.sampling
@@ -122,10 +134,11 @@ def _beyond(job: Job, able: Able) -> dict[str, Any]:
         "top_k": (sampling.top_k, 0),
         "min_p": (sampling.min_p, 0.0),
         "repetition_penalty": (job.repetition_penalty, 1.0),
+        "ignore_eos": (eos not in ends, False),
     }
     if able.extended:
-        ends = {"stop_token_ids": list(job.end_ids)} if job.end_ids else {}
-        return {name: value for name, (value, _) in fields.items()} | ends
+        more = {"stop_token_ids": sorted(ends - {eos})} if ends - {eos} else {}
+        return {name: value for name, (value, _) in fields.items()} | more
     for name, (value, neutral) in fields.items():
         if value != neutral:
             raise RemoteError(f"the backend has no {name}: leave it out", 400)

@@ -15,36 +15,35 @@ import torch
 import dsv4
 from dsv4.checkpoint.official import TOKENIZER_FILES
 from dsv4.data.build import NOTICE_FILE
-from dsv4.train.pretrain import Run
-from dsv4.train.settings import Settings
+from dsv4.train.checkpoints import Checkpoints
+from dsv4.train.pretrain import CHECKPOINTS, Run
+from dsv4.train.recipe import Recipe, Text
 
 NANO = Path(__file__).parent.parent / "src/dsv4/nano"
 
 
 def main(folder: Path) -> None:
     """Load the run, save its model, evaluate both forms."""
-    saved = torch.load(folder / "state.pt", weights_only=True)
-    config = dsv4.Config.from_dict(saved["config"])
-    run = Run(config, Settings(**saved["settings"]), folder / "data", folder)
-    run.resume()
+    state = Checkpoints(folder / CHECKPOINTS).newest(print)
+    recipe = Recipe.from_dict(state["recipe"])
+    texts = recipe.text or (Text(folder=str(folder / "data")),)
+    run = Run(recipe, folder, texts=texts, state=state)
     for extra in ("NOTICE", "training.json"):
         (NANO / extra).unlink(missing_ok=True)
-    files = [folder / "data" / name for name in TOKENIZER_FILES]
-    dsv4.save(run.model.state_dict(), config, NANO, tokenizer_files=files, overwrite=True)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    tokens = run.settings.batch * run.settings.seq_len
+    files = [Path(texts[0].folder) / name for name in TOKENIZER_FILES]
+    dsv4.save(run.model.state_dict(), run.config, NANO, tokenizer_files=files, overwrite=True)
     info = {
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "steps": run.step,
-        "tokens": run.step * tokens,
-        "minutes": sum(tokens / row["tokens_per_s"] for row in rows) / 60,
-        "settings": saved["settings"],
+        "tokens": run.position.tokens,
+        "minutes": run.history.seconds / 60,
+        "recipe": recipe.to_dict(),
         "bits_per_byte": run.evaluate()["bits_per_byte"],
     }
-    run.model = dsv4.load(NANO, dtype=torch.float32)
+    run.trainer.model = dsv4.load(NANO, dtype=torch.float32)
     info["released_bits_per_byte"] = run.evaluate()["bits_per_byte"]
     (NANO / "training.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-    (NANO / "NOTICE").write_bytes((folder / "data" / NOTICE_FILE).read_bytes())
+    (NANO / "NOTICE").write_bytes((Path(texts[0].folder) / NOTICE_FILE).read_bytes())
     print(json.dumps(info, indent=1))
 
 

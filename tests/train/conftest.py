@@ -7,9 +7,9 @@ from dsv4.data import bpe
 from dsv4.data.augment import NOTHING
 from dsv4.data.build import Input, build
 from dsv4.data.document import Document
-from dsv4.train.pretrain import Run
-from dsv4.train.settings import Settings
-from dsv4.train.state import load_state
+from dsv4.train.checkpoints import Checkpoints
+from dsv4.train.pretrain import CHECKPOINTS, Run
+from dsv4.train.recipe import Recipe, Stability, Stage, Text
 
 WORDS = ["cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "over", "hills", "rain"]
 
@@ -31,15 +31,43 @@ def folder(documents, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def config_file(make_config, tmp_path_factory):
+    file = tmp_path_factory.mktemp("config") / "config.json"
+    changes = {"vocab_size": 400, "num_hidden_layers": 3, "compress_ratios": [0, 4, 8, 0]}
+    file.write_text(make_config(index_topk=2, num_hash_layers=1, **changes).to_json())
+    return file
+
+
 @pytest.fixture
-def run(folder, tmp_path, make_config):
-    def make(name="run", resume=False, data=folder, **changes):
-        config = make_config(vocab_size=400, num_hidden_layers=3, compress_ratios=[0, 4, 8, 0])
-        values = {"steps": 12, "batch": 4, "seq_len": 32, "warmup": 2, "lr": 1e-2, **changes}
+def make_recipe(folder, config_file):
+    """Twelve steps of four rows of 32 tokens; `stability` and `stages` as keywords of theirs."""
+
+    def make(steps=12, rows=4, seq_len=32, stages=None, stability=None, **changes):
+        batch = rows * seq_len
+        one = {"tokens": steps * batch, "seq_len": seq_len, "batch_tokens": batch}
+        values = {
+            "model": str(config_file),
+            "text": (Text(folder=str(folder)),),
+            "stages": tuple(Stage(**{**one, **stage}) for stage in stages or [{}]),
+            "stability": Stability(**{"window": 0, **(stability or {})}),
+            "warmup": 2,
+            "lr": 1e-2,
+            "evaluate_tokens": 256,
+        }
+        return Recipe(**(values | changes))
+
+    return make
+
+
+@pytest.fixture
+def run(make_recipe, tmp_path):
+    """A run; with `resume` from what its folder holds, telling `say` what it passes over."""
+
+    def make(name="run", resume=False, say=print, **changes):
         out = tmp_path / name
         out.mkdir(exist_ok=True)
-        settings = Settings(**values)
-        state = load_state(out / "state.pt", config, settings) if resume else None
-        return Run(config, settings, data, out, state)
+        state = Checkpoints(out / CHECKPOINTS).newest(say) if resume else None
+        return Run(make_recipe(**changes), out, state=state)
 
     return make

@@ -6,7 +6,6 @@ from dsv4.model.moe import log_score
 from dsv4.model.study import Study
 from dsv4.train import loss as losses
 from dsv4.train.data import Batch
-from dsv4.train.schedule import Schedule
 
 
 @pytest.mark.parametrize("chunk", [3, 1000])
@@ -102,12 +101,3 @@ def test_the_balance_loss_is_finite_for_any_logits():
         assert logits.grad.isfinite().all()
         error = (logits.grad - right.grad).abs().max()
         assert error < 1e-5 * right.grad.abs().max()
-
-
-def test_schedule():
-    schedule = Schedule(peak=1.0, steps=100, warmup=10, decay=0.4, floor=0.1)
-    rates = [schedule.lr(step) for step in range(101)]
-    assert rates[0] == 0.1 and rates[9:60] == [1.0] * 51
-    assert rates[60] == 1.0 and abs(rates[80] - 0.55) < 1e-9 and abs(rates[100] - 0.1) < 1e-9
-    assert rates[60:] == sorted(rates[60:], reverse=True)
-    assert (schedule.mtp_weight(59), schedule.mtp_weight(60)) == (0.3, 0.1)

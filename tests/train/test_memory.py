@@ -3,15 +3,21 @@
 import pytest
 import torch
 
-from dsv4 import Config, Transformer
+from dsv4 import Transformer
 from dsv4.train import memory
 from dsv4.train.data import Batch
 from dsv4.train.loss import losses
 from dsv4.train.optim import optimizers
-from dsv4.train.settings import Settings
+from dsv4.train.recipe import Recipe, Stage
 
 
-def kept_by_autograd(config, batch, seq_len):
+def recipe(rows=8, seq_len=256, model="nano", config=None, **changes):
+    stage = Stage(tokens=1, seq_len=seq_len, batch_tokens=rows * seq_len)
+    values = {} if config is None else config.to_dict()
+    return Recipe(model=model, config=values, stages=(stage,), **changes)
+
+
+def kept_by_autograd(config, batch, seq_len, index=False):
     """Bytes of the distinct storages that the forward saves, parameters apart."""
     model = Transformer(config)
     model.initialize(0)
@@ -25,8 +31,9 @@ def kept_by_autograd(config, batch, seq_len):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         rows = Batch(wide[:, :-2], wide[:, 1:-1], wide[:, 1:-1], wide[:, 2:])
-        found = losses(model, rows)
+        found = losses(model, rows, index=index)
         loss = found.next_token + found.mtp + found.balance
+        loss = loss + found.index if index else loss
     assert loss.isfinite()
     return sum(t.untyped_storage().nbytes() for at, t in saved.items() if at not in own)
 
@@ -37,14 +44,22 @@ def kept_by_autograd(config, batch, seq_len):
 )
 def test_activations_are_estimated_from_above(make_config, changes, batch, seq_len):
     config = make_config(**changes)
-    found = kept_by_autograd(config, batch, seq_len)
-    estimate = 4 * memory.activations(config, Settings(batch=batch, seq_len=seq_len))
-    assert found < estimate < 1.6 * found  # the backward's own tensors come on top
+    for index in (False, True):
+        found = kept_by_autograd(config, batch, seq_len, index)
+        estimate = 4 * memory.activations(config, batch, seq_len)
+        assert found < estimate < 2 * found  # the backward's own tensors come on top
+
+
+def test_micro_batches_and_recomputation_need_less(make_config):
+    config = make_config()
+    whole = memory.need(recipe(64, 64, config=config)).activations
+    assert memory.need(recipe(64, 64, config=config, micro_tokens=256)).activations < whole / 8
+    assert memory.need(recipe(64, 64, config=config, recompute=True)).activations < whole / 2
 
 
 def test_what_is_kept_is_counted_exactly(make_config):
     config = make_config()
-    found, model = memory.need(config, Settings()), Transformer(config)
+    found, model = memory.need(recipe(config=config)), Transformer(config)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     muon, adam = optimizers(model, config, lr=1e-3)
@@ -60,20 +75,17 @@ def test_what_is_kept_is_counted_exactly(make_config):
 
 @pytest.mark.parametrize("preset", ["flash", "pro"])
 def test_a_preset_that_does_not_fit_is_refused_in_one_line(preset):
-    config = Config.from_preset(preset)
-    with pytest.raises(ValueError, match=r"needs [\d,.]+ GiB.*this machine has .*--preset") as e:
-        memory.check_memory(config, Settings())
+    with pytest.raises(ValueError, match=r"needs [\d,.]+ GiB.*this machine has .*model") as e:
+        memory.check_memory(recipe(model=preset))
     assert "\n" not in str(e.value)
     parameters = {"flash": 291e9, "pro": 1.6e12}[preset]
-    assert memory.need(config, Settings()).kept > 0.95 * 12 * parameters
+    assert memory.need(recipe(model=preset)).kept > 0.95 * 12 * parameters
 
 
 def test_a_batch_that_does_not_fit_is_refused_by_its_own_remedy(monkeypatch):
-    config = Config.from_preset("nano")
     monkeypatch.setattr(memory, "machine_memory", lambda: 4 << 30)
-    memory.check_memory(config, Settings())
-    for settings in (Settings(batch=10**9), Settings(batch=64, seq_len=4096)):
-        with pytest.raises(
-            ValueError, match=r"activations .*choose a smaller --batch or --seq-len"
-        ):
-            memory.check_memory(config, settings)
+    memory.check_memory(recipe())
+    memory.check_memory(recipe(10**5, 256, micro_tokens=2048))
+    for large in (recipe(10**9), recipe(64, 4096), recipe(4096, 256)):
+        with pytest.raises(ValueError, match=r"activations .*a smaller micro_tokens or seq_len"):
+            memory.check_memory(large)

@@ -12,7 +12,7 @@ import torch
 
 from dsv4.atomic import WriteError
 from dsv4.train import state as states
-from dsv4.train.state import TrainingError, save_state
+from dsv4.train.state import TrainingError, check_same, load_state, save_state
 
 FULL = """
 import resource, signal, sys, torch
@@ -35,19 +35,25 @@ def stopped(run):
     return one
 
 
+def state_file(one):
+    return one.checkpoints.file(1)
+
+
 def test_a_damaged_state_is_refused_and_left_as_it_is(run, stopped):
-    file, rng = stopped.state_file, random.Random(0)
+    file, rng = state_file(stopped), random.Random(0)
     whole = file.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1  # inside a weight
     cuts = [whole[: rng.randrange(len(whole))] for _ in range(5)]
     for damaged in (b"", bytes(len(whole)), rng.randbytes(5000), bytes(flipped), *cuts):
         file.write_bytes(damaged)
-        with pytest.raises(TrainingError, match=r"state.pt is damaged or no state") as error:
+        with pytest.raises(
+            TrainingError, match=r"step-0000000001.pt is damaged or no state"
+        ) as error:
             run(resume=True)
         assert "\n" not in str(error.value) and file.read_bytes() == damaged
     file.unlink()
-    with pytest.raises(TrainingError, match=r"there is no .*state.pt.*start without --resume"):
+    with pytest.raises(TrainingError, match=r"there is no state in .*start without --resume"):
         run(resume=True)
     file.mkdir()
     with pytest.raises(TrainingError, match="no regular file"):
@@ -60,34 +66,41 @@ class Bomb:
 
 
 def test_a_state_that_would_run_code_is_not_unpickled(run, stopped, capsys):
-    torch.save({name: Bomb() for name in states.FIELDS}, stopped.state_file)
+    torch.save({name: Bomb() for name in states.FIELDS}, state_file(stopped))
     with pytest.raises(TrainingError, match="damaged or no state"):
         run(resume=True)
-    stopped.state_file.write_bytes(pickle.dumps(Bomb()))
+    state_file(stopped).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(TrainingError, match="damaged or no state"):
         run(resume=True)
-    with zipfile.ZipFile(stopped.state_file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(state_file(stopped), "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**6))
     with pytest.raises(TrainingError, match="compressed"):
         run(resume=True)
     assert "it was run" not in capsys.readouterr().out
 
 
-def test_another_runs_state_is_refused_by_what_differs(run, stopped):
-    with pytest.raises(TrainingError, match=r"other settings: lr was 0.01, is 0.02: repeat"):
-        run(resume=True, lr=2e-2)
-    state = torch.load(stopped.state_file, weights_only=True)
+def test_another_runs_state_is_refused_by_what_differs(run, stopped, make_recipe):
+    file = state_file(stopped)
+    state = load_state(file)
+    for changes, what in (
+        ({"lr": 2e-2}, r"other settings: lr was 0.01, is 0.02: repeat"),
+        ({"rows": 8}, r"stages.0.batch_tokens was 128, is 256"),
+        ({"stability": {"delay": 3}}, r"stability.delay was 4, is 3"),
+        ({"config": {"hidden_size": 128}}, r"hidden_size was 64, is 128"),
+    ):
+        with pytest.raises(TrainingError, match=what):
+            check_same(file, state, make_recipe(**changes))
+    check_same(file, state, make_recipe(keep=9, name="other"))
     for change, what in (
-        ({"config": state["config"] | {"hidden_size": 128}}, "hidden_size was 128, is 64"),
-        ({"step": -1}, "step -1"),
+        ({"position": state["position"] | {"step": -1}}, "position"),
         ({"model": {}}, "hc_head_fn is missing"),
         ({"model": state["model"] | {"more": torch.ones(1)}}, "more is unknown"),
         ({"model": state["model"] | {"norm.weight": torch.ones(3)}}, r"norm.weight is \[3\]"),
         ({"optimizers": state["optimizers"][:1]}, "it has 1 optimizers"),
         ({"optimizers": state["optimizers"][::-1]}, "other parameters"),
-        ({"steps": "12"}, "steps is str"),
+        ({"ahead": "12"}, "ahead is str"),
     ):
-        torch.save(state | change, stopped.state_file)
+        torch.save(state | change, file)
         with pytest.raises(TrainingError, match=what):
             run(resume=True)
 
@@ -118,9 +131,10 @@ def test_a_kill_while_writing_leaves_the_state_before(tmp_path):
 
 def test_a_state_that_cannot_be_written_does_not_count_as_saved(run, stopped):
     stopped.train_step()
-    (stopped.out / ".state.pt.part").mkdir()  # nothing can be written beside the state
-    before = stopped.state_file.read_bytes()
-    with pytest.raises(WriteError, match=r"state.pt could not be written"):
+    part = stopped.checkpoints.file(2)
+    part.with_name(f".{part.name}.part").mkdir()  # nothing can be written beside the state
+    before = state_file(stopped).read_bytes()
+    with pytest.raises(WriteError, match=r"step-0000000002.pt could not be written"):
         stopped.save()
-    assert stopped.state_file.read_bytes() == before
+    assert state_file(stopped).read_bytes() == before
     assert "after step 1 is kept" in stopped.kept

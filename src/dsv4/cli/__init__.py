@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dsv4.cli import chat, checkpoint, convert, cost, data, protocol, serve, train
+from dsv4.cli import chat, checkpoint, convert, cost, data, protocol, runs, serve, train
 from dsv4.cli.errors import Command, Commands
 from dsv4.cli.streams import say
 
@@ -36,7 +36,13 @@ app.command(cls=Command, short_help="Chat with a model.")(chat.chat)
 app.command(cls=Command, short_help="Serve a model to OpenAI's and Anthropic's clients.")(
     serve.serve
 )
-app.command(cls=Command, short_help="Train a small model on simple English.")(train.train)
+app.command(cls=Command, short_help="Train a model: by a recipe, by flags, or for some minutes.")(
+    train.train
+)
+app.command("export", cls=Command, short_help="Write a run's newest state as a checkpoint.")(
+    runs.export_command
+)
+app.command("plot", cls=Command, short_help="Draw the curves of runs.")(runs.plot_command)
 app.add_typer(data.data, name="data", help="Fetch open text, and make token files of text.")
 app.command(cls=Command, short_help="Print a conversation as the model's prompt.")(protocol.encode)
 app.command(cls=Command, short_help="Print a completion as a message.")(protocol.parse)

@@ -1,120 +1,219 @@
-"""`dsv4 train`: text → tokens → a trained model in the released layout."""
+"""`dsv4 train`: a recipe, or a line of flags, or minutes alone → a trained model."""
 
 from __future__ import annotations
 
-import tempfile
+import dataclasses
+import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsv4.cli.errors import INTERRUPTED
 from dsv4.cli.options import Threads, exclude, set_threads
+from dsv4.cli.runs import check_folder, check_writable, export, prepare
 from dsv4.cli.streams import note, say
-from dsv4.config import Config
-from dsv4.train.settings import Settings
+from dsv4.recipes import NAMES, find, is_recipe
+from dsv4.train.override import override
+from dsv4.train.recipe import Recipe, Stage, Text
 
 if TYPE_CHECKING:
     from dsv4.train.pretrain import Run
+    from dsv4.train.progress import Progress
 
-DEFAULT = Settings()
-SIMPLE_ENGLISH = ("questions", "greetings")
+MINUTES, BATCH, SEQ_LEN = 30.0, 8, 256
+FLAGS = {"preset": "model", "config": "model", "steps": "tokens", "batch": "stages.batch_tokens"}
+FLAGS |= {"seq_len": "stages.seq_len", "lr": "lr", "seed": "seed"}  # and the settings they mean
 
 
 def train(
-    out: Annotated[Path, typer.Argument(help="Folder of the run; the model goes to OUT/model.")],
+    what: Annotated[
+        str | None,
+        typer.Argument(help=f"A recipe ({', '.join(NAMES)}, a file NAME.py), or a run's folder."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="key=value: settings of the recipe.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a recipe's run.", show_default="runs/NAME")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long to train.", show_default=f"{MINUTES:g}")
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Print the plan, and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
     preset: Annotated[
         str | None, typer.Option(help="nano, or another preset.", show_default="nano")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json instead of a preset.")] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(help="About how long to train.", show_default=str(DEFAULT.minutes)),
-    ] = None,
     steps: Annotated[int | None, typer.Option(help="Train exactly so many steps instead.")] = None,
-    batch: Annotated[int, typer.Option(help="Rows a step.")] = DEFAULT.batch,
-    seq_len: Annotated[int, typer.Option(help="Tokens a row.")] = DEFAULT.seq_len,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULT.lr,
-    seed: Annotated[int, typer.Option(help="Weights, order of the text.")] = DEFAULT.seed,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    batch: Annotated[int | None, typer.Option(help="Rows a step.", show_default=str(BATCH))] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(help="Tokens a row.", show_default=str(SEQ_LEN))
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Weights, order of the text.")] = None,
     threads: Threads = None,
 ) -> None:
-    """Train a small model on simple English (fetched once, 145 MB)."""
-    exclude(preset=preset, config=config)
-    if steps is not None and minutes is not None:
-        raise ValueError("--steps and --minutes exclude each other: give one of them")
-    model_config = Config.from_preset(preset or "nano") if config is None else Config.load(config)
-    settings = Settings(
-        steps=steps or 0,
-        minutes=DEFAULT.minutes if minutes is None else minutes,
-        batch=batch,
-        seq_len=seq_len,
-        lr=lr,
-        seed=seed,
-    )
-    settings.check(model_config)
-    run = _prepared(out, model_config, settings, resume, threads)
-    with _telling(lambda: run.kept):
-        if not run.train(say):
+    """Train a model: by a recipe (dsv4 train nano lr=5e-3), by flags (dsv4 train FOLDER --steps
+    500), or for some minutes (dsv4 train --minutes 30: shape, tokens, batch and rate are chosen).
+
+    Without text of its own a run learns simple English (fetched once, 145 MB).
+    """
+    set_threads(threads)
+    flags: dict[str, Any] = {"preset": preset, "config": config, "steps": steps, "batch": batch}
+    flags |= {"seq_len": seq_len, "lr": lr, "seed": seed}
+    given = {name: value for name, value in flags.items() if value is not None}
+    _check_minutes(minutes, steps)
+    if what is None or "=" in what:
+        words = [*([] if what is None else [what]), *(changes or [])]
+        folder = out or Path("run")
+        recipe = _saved(folder) if resume else _by_minutes(minutes, words, given)
+        minutes = None
+    elif is_recipe(what) or changes:
+        _refuse(given)
+        recipe = override(find(what), changes or [])
+        folder = out or Path("runs") / recipe.name
+    else:
+        if out is not None:
+            raise ValueError(f"--out belongs to a recipe's run: {what} is the folder already")
+        folder, recipe = Path(what), _by_flags(Path(what).name, given)
+        if steps is None:
+            minutes = MINUTES if minutes is None else minutes
+    recipe.check()
+    if dry:
+        _print_plan(recipe)
+        return
+    _train(recipe, folder, minutes, resume)
+
+
+def _train(recipe: Recipe, out: Path, minutes: float | None, resume: bool) -> None:
+    run = _prepared(recipe, out, minutes, resume)
+    with telling(lambda: run.kept):
+        if not run.train(_progress()):
             note(f"stopped after step {run.step}; {run.kept}")
             raise typer.Exit(INTERRUPTED)
-        path = _export(run)
+        path = export(out, run.recipe, run.model.state_dict())
     say(f"wrote {path}; talk to it with: dsv4 chat {path}")
 
 
-def _prepared(
-    out: Path, config: Config, settings: Settings, resume: bool, threads: int | None
-) -> Run:
+def _prepared(recipe: Recipe, out: Path, minutes: float | None, resume: bool) -> Run:
     """The run, once everything that can be refused at once has been looked at."""
     from dsv4.data.bpe import check_vocab
+    from dsv4.train.checkpoints import Checkpoints
+    from dsv4.train.dial import tokens_for
     from dsv4.train.memory import check_memory
-    from dsv4.train.pretrain import STATE_FILE, Run
-    from dsv4.train.state import load_state
+    from dsv4.train.pretrain import CHECKPOINTS, Run
+    from dsv4.train.sinks import check_sinks
+    from dsv4.train.state import check_same
 
-    set_threads(threads)
-    check_memory(config, settings)
-    check_vocab(config.vocab_size)
-    _check_folder(out)
-    if not resume and (out / STATE_FILE).exists():
+    check_memory(recipe)
+    check_sinks(recipe.sinks)
+    if not recipe.text:
+        check_vocab(recipe.model_config.vocab_size)
+    check_folder(out)
+    saved = Checkpoints(out / CHECKPOINTS)
+    if not resume and saved.steps():
         raise FileExistsError(f"{out} holds a run: --resume continues it, or name a new folder")
-    state = load_state(out / STATE_FILE, config, settings) if resume else None
-    _check_writable(out)
-    for ratio in settings.untrained(config):
-        short = f"rows of {settings.seq_len} tokens close no block of {ratio}"
-        note(f"note: {short}: what compresses those keeps its initial weights")
+    state: dict[str, Any] | None = None
+    if resume:
+        state = saved.newest(lambda line: note(f"note: {line}"))
+        if minutes is not None:  # they were made tokens when it began
+            recipe = dataclasses.replace(recipe, tokens=state["recipe"]["tokens"])
+        check_same(saved.file(state["position"]["step"]), state, recipe)
+    check_writable(out)
+    for ratio in recipe.untrained():
+        note(f"note: no row closes a block of {ratio}: what compresses those keeps its weights")
     begun = "the same command begins again"
-    with _telling(lambda: begun if state is None else f"{out / STATE_FILE} is kept: {begun}"):
-        return Run(config, settings, prepare(out / "data", config), out, state)
+    with telling(lambda: begun if state is None else f"{saved.folder} is kept: {begun}"):
+        texts = recipe.text or (Text(folder=str(prepare(out / "data", recipe.model_config))),)
+        if minutes is not None and state is None:
+            tokens = tokens_for(recipe, minutes)
+            say(f"{minutes:g} minutes are about {tokens:,} tokens here")
+            recipe = dataclasses.replace(recipe, tokens=tokens)
+        return Run(recipe, out, texts=texts, state=state)
 
 
-def _check_folder(out: Path) -> None:
-    """Raises ValueError where a file, or a folder of something else, is in the run's way."""
-    from dsv4.checkpoint.folder import check_target
-    from dsv4.train.pretrain import METRICS_FILE
-
-    for folder in (out, out / "data", out / "model"):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file: name another folder for the run")
-    metrics = out / METRICS_FILE
-    if metrics.exists() and not metrics.is_file():
-        raise ValueError(f"{metrics} is no regular file: remove it, or name another folder")
-    check_target(out / "model", overwrite=True)
+# ---- what is asked for ---------------------------------------------------------------------------
 
 
-def _check_writable(out: Path) -> None:
-    """Make the folder. Raises OSError, naming it, if nothing can be written there."""
+def _by_flags(name: str, given: dict[str, Any]) -> Recipe:
+    """The recipe of today's flags: one stage of sparse attention."""
+    exclude(preset=given.get("preset"), config=given.get("config"))
+    rows = {"steps": given.get("steps", 1), "batch": given.get("batch", BATCH)}
+    for flag, value in rows.items():
+        if not 1 <= value <= 10**9:
+            raise ValueError(f"{flag} = {value}: must be a whole number, 1 to {10**9}")
+    seq_len = given.get("seq_len", SEQ_LEN)
+    tokens = rows["batch"] * seq_len
+    stage = Stage(tokens=max(1, rows["steps"] * tokens), seq_len=seq_len, batch_tokens=tokens)
+    model = str(given.get("config") or given.get("preset") or "nano")
+    rest = {name: given[name] for name in ("lr", "seed") if name in given}
+    return Recipe(name=name or "run", model=model, stages=(stage,), **rest)
+
+
+def _by_minutes(minutes: float | None, words: list[str], given: dict[str, Any]) -> Recipe:
+    """The recipe that the machine's speed allows."""
+    from dsv4.train.dial import dialled
+
+    if minutes is None:
+        raise ValueError("name a recipe or a folder, or give --minutes; see dsv4 train --help")
+    seed = given.pop("seed", 0)
+    _refuse(given)
+    return override(dialled(minutes, seed, note), words)
+
+
+def _saved(out: Path) -> Recipe:
+    """The recipe of a run that is there."""
+    from dsv4.train.checkpoints import Checkpoints
+    from dsv4.train.pretrain import CHECKPOINTS
+
+    state = Checkpoints(out / CHECKPOINTS).newest(lambda line: None)
+    return Recipe.from_dict(state["recipe"])
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    """Raises ValueError for flags where settings are meant."""
+    for flag in given:
+        word = f"--{flag.replace('_', '-')}"
+        raise ValueError(f"{word} belongs to dsv4 train FOLDER: here it is {FLAGS[flag]}=…")
+
+
+def _check_minutes(minutes: float | None, steps: int | None) -> None:
+    if minutes is None:
+        return
+    if steps is not None:
+        raise ValueError("--steps and --minutes exclude each other: give one of them")
+    if not (math.isfinite(minutes) and 0 < minutes <= 10**7):
+        raise ValueError(f"minutes = {minutes}: must be a number above 0 to {10**7:,}")
+
+
+# ---- what is printed -----------------------------------------------------------------------------
+
+
+def _print_plan(recipe: Recipe) -> None:
+    from dsv4.train.memory import check_memory
+    from dsv4.train.plan import described
+
+    for line in described(recipe):
+        say(line)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OSError(f"{out} cannot hold a run ({error.strerror}): name another folder") from error
+        check_memory(recipe)
+    except ValueError as error:
+        note(f"dsv4: {error}")
+
+
+def _progress() -> Progress:
+    from dsv4.train.progress import Bar, Lines
+
+    return Bar() if sys.stdout.isatty() else Lines(say)
 
 
 @contextmanager
-def _telling(kept: Callable[[], str]) -> Iterator[None]:
+def telling(kept: Callable[[], str]) -> Iterator[None]:
     """Add to what ends a run in the middle what is kept of it."""
     try:
         yield
@@ -127,42 +226,3 @@ def _telling(kept: Callable[[], str]) -> Iterator[None]:
     except KeyboardInterrupt:
         note(f"dsv4: interrupted; {kept()}")
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _export(run: Run) -> Path:
-    """Write the model in the released layout."""
-    from dsv4.checkpoint.folder import TOKENIZER_FILES
-    from dsv4.checkpoint.official import save
-
-    path, files = run.out / "model", [run.out / "data" / name for name in TOKENIZER_FILES]
-    try:
-        return save(run.model.state_dict(), run.config, path, tokenizer_files=files, overwrite=True)
-    except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror or error})") from error
-
-
-def prepare(folder: Path, config: Config) -> Path:
-    """Tokenizer and token files of simple English in `folder`, made unless they are there already.
-
-    Raises: CorpusError, WriteError; what was interrupted goes on the next time.
-    """
-    from dsv4.data.augment import Augment
-    from dsv4.data.build import build, input_of
-    from dsv4.data.prepared import MIXTURE_FILE
-    from dsv4.data.sources import chosen
-    from dsv4.data.sources.fetch import fetch
-
-    if (folder / MIXTURE_FILE).is_file():
-        return folder
-    inputs = [input_of(fetch(package, say=say)) for package in chosen(list(SIMPLE_ENGLISH))]
-    files = build(
-        inputs,
-        folder,
-        vocab_size=config.vocab_size,
-        context=config.max_position_embeddings,
-        augment=Augment(),
-        say=say,
-    )
-    tokens = sum(parts["train"].header.tokens for parts in files.values())
-    say(f"{tokens:,} training tokens in {folder}")
-    return folder

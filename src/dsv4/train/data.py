@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsv4.data.errors import DataError
-from dsv4.data.mixture import Mixture, in_order
+from dsv4.data.mixture import Mixture, Source, in_order
 from dsv4.data.prepared import open_sources
 from dsv4.data.rows import IGNORE, Rows
+from dsv4.train.recipe import Text
 
-__all__ = ["IGNORE", "Batch", "DataError", "PackedRows", "batch_of"]
+__all__ = ["IGNORE", "Batch", "DataError", "Feed", "batch_of"]
+
+VERIFIED = 1 << 28  # tokens of a file that are all read before a run begins
 
 
 @dataclass(frozen=True)
@@ -45,31 +49,53 @@ def batch_of(rows: Rows) -> Batch:
     )
 
 
-class PackedRows:
-    """Batches of a folder of prepared data (`dsv4.data.prepared`).
+class Feed:
+    """Batches of a recipe's texts, from an exact position; and what is held out of them.
 
-    Raises: DataError if a file is damaged, of another vocabulary, or nothing is held.
+    Raises: DataError if a file is damaged, of another vocabulary, or holds no tokens.
     """
 
-    def __init__(self, folder: Path, part: str, *, seq_len: int, eos: int, seed: int, vocab: int):
-        self.folder, self.sources = folder, open_sources(folder, part)
-        for source in self.sources:
-            source.file.check_fits(vocab)
+    def __init__(self, texts: Sequence[Text], *, seed: int, eos: int, vocab: int):
+        self.eos = eos
+        self.sources = _sources(texts, "train", vocab)
+        self.held_out = {one.name: one.file for one in _sources(texts, "validation", vocab)}
         self.mixture = Mixture(self.sources, seed=seed, pad=eos)
-        self.seq_len, self.eos = seq_len, eos
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Bytes of text, control tokens counted as tokens."""
-        headers = [source.file.header for source in self.sources]
-        return sum(h.nbytes for h in headers) / sum(h.tokens for h in headers)
+    def next(self, rows: int, seq_len: int) -> Batch:
+        """The next batch. Raises DataError where the texts end or a file was cut short."""
+        return batch_of(self.mixture.next(rows, seq_len))
 
-    def batch(self, step: int, size: int) -> Batch:
-        """The batch of a step, the same whenever it is asked for: resuming needs no state."""
-        self.mixture.seek(step * size, self.seq_len)
-        return batch_of(self.mixture.next(size, self.seq_len))
+    def state_dict(self) -> dict[str, Any]:
+        """The exact position."""
+        return self.mixture.state_dict()
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """Every document of every source once, for validation."""
-        for source in self.sources:
-            yield from map(batch_of, in_order(source.file, size, self.seq_len, self.eos))
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position. Raises DataError if it is in other files."""
+        self.mixture.load_state_dict(state)
+
+    def in_order(self, name: str, rows: int, seq_len: int) -> Iterator[Batch]:
+        """What is held out of a source, once."""
+        return map(batch_of, in_order(self.held_out[name], rows, seq_len, self.eos))
+
+
+def _sources(texts: Sequence[Text], part: str, vocab: int) -> list[Source]:
+    """The sources of all folders; a folder's weight is spread over its own by theirs."""
+    found: list[Source] = []
+    for text in texts:
+        folder = Path(text.folder)
+        sources = open_sources(folder, part, verify=False)
+        total = sum(source.share for source in sources)
+        for source in sources:
+            source.file.check_fits(vocab)
+            if source.file.header.tokens < VERIFIED:
+                source.file.verify()
+            share = None if text.weight is None else text.weight * source.share / total
+            found.append(
+                Source(
+                    source.name if len(texts) == 1 else f"{folder.name}/{source.name}",
+                    source.file,
+                    source.weight if share is None else share,
+                    source.epochs if text.epochs is None else text.epochs,
+                )
+            )
+    return found

@@ -112,11 +112,17 @@ def losses(
     *,
     dense: bool = False,
     index: bool = False,
+    experts: Sequence[Tensor] | None = None,
+    alpha: float = BALANCE,
     whole: Whole = WHOLE,
 ) -> Losses:
     """One forward. `dense`: CSA layers attend to every entry that they see. `index`: the indexer is
-    compared with attention (over what the layer attends to)."""
+    compared with attention (over what the layer attends to). `experts`: those of each layer, chosen
+    before (int64 [b·n, k]). `alpha`: the weight in `balance`."""
     studies = model.new_studies(dense=dense, index=index)
+    if experts is not None:
+        for study, told in zip(studies, experts, strict=True):
+            study.experts = told
     documents, past = batch.documents, whole.past(model, batch.first)
     streams = model.streams(batch.ids, documents=documents, studies=studies, past=past)
     weight = model.head.weight
@@ -133,7 +139,7 @@ def losses(
     real = real_tokens(batch)
     kl, recall = _index(studies, real, whole)
     learned = [study for gate, study in routers(model, studies) if not gate.hashed]
-    balance = balance_loss(learned, real, whole)
+    balance = balance_loss(learned, real, whole, alpha)
     return Losses(next_token, mtp, balance, kl, recall, loads(learned, real))
 
 
@@ -152,7 +158,9 @@ def routers(model: Transformer, studies: Sequence[Study]) -> list[tuple[Gate, St
     return [(cast(Block, block).ffn.gate, s) for block, s in zip(blocks, studies, strict=True)]
 
 
-def balance_loss(learned: Sequence[Study], real: Tensor, whole: Whole = WHOLE) -> Tensor:
+def balance_loss(
+    learned: Sequence[Study], real: Tensor, whole: Whole = WHOLE, alpha: float = BALANCE
+) -> Tensor:
     """α · Σ_i f_i · P_i, the mean over sequences, summed over the learned routers; bool [b, n] says
     which tokens are real."""
     total = torch.zeros((), device=real.device)
@@ -163,7 +171,7 @@ def balance_loss(learned: Sequence[Study], real: Tensor, whole: Whole = WHOLE) -
         scores = study.log_scores.softmax(-1).view(*real.shape, -1)
         wanted = (scores * real.unsqueeze(2)).sum(1) / count  # P [b, E]
         total = total + (share / count * wanted).sum(-1).mean()
-    return BALANCE / whole.rows * total
+    return alpha / whole.rows * total
 
 
 def _shares(learned: Sequence[Study], real: Tensor) -> Tensor:

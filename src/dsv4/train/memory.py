@@ -1,4 +1,4 @@
-"""What a training run needs of memory, from its config and settings alone: no tensor is made.
+"""What a training run needs of memory, from its recipe alone: no tensor is made.
 
 kept = weights + gradients + Muon's momentum (matrices) + AdamW's two moments (the rest), float32
 need = kept + buffers + the larger of (activations + backward's own) and the optimizer's scratch
@@ -16,7 +16,8 @@ from dsv4.machine import machine_memory
 from dsv4.model.span import QUERY_BLOCK
 from dsv4.train.loss import CHUNK
 from dsv4.train.optim import takes_muon
-from dsv4.train.settings import Settings
+from dsv4.train.recipe import Recipe, Stage
+from dsv4.train.step import micro_rows
 
 F32 = 4
 LIBRARIES = 400 << 20  # Python, torch and their tables
@@ -48,8 +49,9 @@ class Need:
         return max(self.activations, self.scratch)
 
 
-def need(config: Config, settings: Settings) -> Need:
-    """What one step of a run holds at once."""
+def need(recipe: Recipe) -> Need:
+    """What one step of a run holds at once, in the stage that holds the most."""
+    config = recipe.model_config
     matrices: Counter[tuple[int, ...]] = Counter()
     rest = buffers = 0
     for name, weight in weights(config).items():
@@ -66,27 +68,47 @@ def need(config: Config, settings: Settings) -> Need:
         weights=F32 * (muon + rest) + buffers,
         gradients=F32 * (muon + rest),
         optimizer=F32 * (muon + 2 * rest),
-        activations=F32 * activations(config, settings),
+        activations=F32 * max(_of_stage(recipe, stage) for stage in recipe.stages),
         scratch=F32
         * (muon + 4 * together),  # updates; stacked, scaled, in bfloat16, and the result
     )
 
 
-def activations(config: Config, settings: Settings) -> int:
-    """Numbers that the forward keeps for the backward, and the largest that the backward makes."""
-    c, tokens = config, settings.batch * settings.seq_len
-    layers = [_layer(c, kind, settings.seq_len) for kind in c.layer_kinds]
+def _of_stage(recipe: Recipe, stage: Stage) -> int:
+    rows = micro_rows(recipe, max(1, stage.batch_tokens // stage.seq_len), stage.seq_len)
+    kept = activations(
+        recipe.model_config,
+        rows,
+        stage.seq_len,
+        recompute=recipe.recompute,
+        dense=stage.attention != "sparse",
+    )
+    whole = max(1, stage.batch_tokens // stage.seq_len) * stage.seq_len
+    batch = 4 * 2 * whole  # ids and targets, int64
+    return kept + batch
+
+
+def activations(
+    config: Config, rows: int, seq_len: int, *, recompute: bool = False, dense: bool = False
+) -> int:
+    """Numbers that the forward keeps for the backward, and the largest that the backward makes.
+    With `recompute` a layer keeps its streams, and one layer at a time all that it needs."""
+    c, tokens = config, rows * seq_len
+    layers = [_layer(c, kind, seq_len, dense) for kind in c.layer_kinds]
     drafts = c.num_nextn_predict_layers
-    sliding = _layer(c, LayerKind.SLIDING, settings.seq_len)
+    sliding = _layer(c, LayerKind.SLIDING, seq_len, dense)
     streams = c.hc_mult * c.hidden_size
+    most = max(*layers, sliding)
+    if recompute:
+        layers, sliding, most = [streams] * len(layers), streams, 2 * most
     losses = (1 + drafts) * (5 * c.hidden_size + streams)
     draft = drafts * (sliding + 3 * streams)
     chunk = 2 * min(CHUNK, tokens) * c.vocab_size  # logits and their slope
     heads = drafts * c.vocab_size * c.hidden_size  # the head's gradient, once more for the draft
-    return tokens * (sum(layers) + draft + losses + max(*layers, sliding)) + chunk + heads
+    return tokens * (sum(layers) + draft + losses + most) + chunk + heads
 
 
-def _layer(c: Config, kind: LayerKind, n: int) -> int:
+def _layer(c: Config, kind: LayerKind, n: int, dense: bool) -> int:
     """Numbers a token in one layer on rows of n tokens."""
     d, hc, channels = c.hidden_size, c.hc_mult, c.head_dim
     hyper = 2 * (2 * hc * d + 2 * d + hc * hc * (4 * c.hc_sinkhorn_iters + 6))
@@ -97,10 +119,11 @@ def _layer(c: Config, kind: LayerKind, n: int) -> int:
     attention = 3 * c.num_attention_heads * channels + 2 * c.q_lora_rank + 3 * channels
     attention += c.o_groups * c.o_lora_rank
     if kind is LayerKind.CSA:
-        if entries > c.index_topk:
+        if not dense and entries > c.index_topk:
             attention += c.index_topk * channels  # each query's own entries, gathered
         attention += 6 * channels + 4 * c.index_n_heads * c.index_head_dim
-        entries = min(entries, c.index_topk)
+        attention += entries * (c.index_n_heads + 4)  # scores, compared with attention
+        entries = entries if dense else min(entries, c.index_topk)
     elif kind is LayerKind.HCA:
         attention += 4 * channels
     attention += c.num_attention_heads * (keys + entries)
@@ -109,9 +132,9 @@ def _layer(c: Config, kind: LayerKind, n: int) -> int:
     return hyper + attention + experts
 
 
-def check_memory(config: Config, settings: Settings) -> None:
+def check_memory(recipe: Recipe) -> None:
     """Raises ValueError, in one line, if the machine has less memory than the run needs."""
-    found, have = need(config, settings), machine_memory()
+    found, have = need(recipe), machine_memory()
     if found.total <= have:
         return
     parts = {
@@ -121,7 +144,8 @@ def check_memory(config: Config, settings: Settings) -> None:
         "activations" if found.activations > found.scratch else "update": found.transient,
     }
     listed = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in parts.items())
-    remedy = "--batch or --seq-len" if found.kept + found.scratch < have else "--preset or --config"
+    fits = found.kept + found.scratch < have
+    remedy = "micro_tokens or seq_len, or set recompute" if fits else "model"
     raise ValueError(
         f"training needs {_gib(found.total)} GiB of memory ({listed}), this machine has "
         f"{_gib(have)}: choose a smaller {remedy}"

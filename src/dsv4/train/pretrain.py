@@ -1,7 +1,7 @@
-"""The training loop: packed batch → forward → losses → clip → Muon and AdamW → balance bias.
+"""The training loop: fetch → step → look at the loss → log → evaluate → save.
 
-Everything that a step needs follows from (settings, step), and `state.pt` holds weights, optimizer
-state and the step: a run that was stopped and resumed gives the numbers of one that was not.
+Everything that the next step needs is in a saved state, and the same state gives the same steps: a
+run that was killed and resumed gives the numbers of one that was not.
 """
 
 from __future__ import annotations
@@ -9,224 +9,263 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
-from dsv4.config import Config
 from dsv4.interrupt import interruptible
-from dsv4.model.transformer import Transformer
-from dsv4.train.data import Batch, DataError, PackedRows
-from dsv4.train.loss import linear_cross_entropy, losses, update_bias
+from dsv4.train.anticipate import Ahead
+from dsv4.train.checkpoints import Checkpoints
+from dsv4.train.data import Feed
+from dsv4.train.evaluate import evaluate
+from dsv4.train.meter import Meter
 from dsv4.train.metrics import Metrics
-from dsv4.train.optim import optimizers
-from dsv4.train.schedule import Schedule
-from dsv4.train.settings import Settings
-from dsv4.train.state import TrainingError, restore, save_state
+from dsv4.train.progress import Lines, Progress
+from dsv4.train.recipe import Recipe, Text
+from dsv4.train.schedule import Plan, Position, Step
+from dsv4.train.sinks import Sinks
+from dsv4.train.spike import SpikeDetector
+from dsv4.train.state import TrainingError, restore
+from dsv4.train.step import NotFinite, Trainer, first_broken, micro_rows
 
-STATE_FILE, METRICS_FILE = "state.pt", "metrics.jsonl"
+CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
 NOTICE = "\nfinishing this step; Ctrl-C again stops at once\n"
-TIMED_STEPS = 5  # of which the last ones tell how many fit into the minutes
+
+
+@dataclass
+class History:
+    """What happened to a run beside its steps."""
+
+    skipped: int = 0  # steps that changed nothing
+    rollbacks: int = 0
+    seconds: float = 0.0  # in steps
+    spiked: list[int] = field(default_factory=list)  # steps from which it went back
 
 
 class Run:
-    """A model in training, in a folder that holds its state and its metrics.
+    """A model in training, in a folder that holds its states and its metrics.
 
-    `state` is what `load_state` found to go on from; without one the run begins anew.
-    Raises: DataError for data that cannot be trained on.
+    `texts` are folders of token files in place of the recipe's; `state` is what to go on from
+    (`Checkpoints.newest`), without one the run begins anew.
+    Raises: DataError for text that cannot be trained on, TrainingError for another run's state.
     """
 
     def __init__(
         self,
-        config: Config,
-        settings: Settings,
-        data: Path,
+        recipe: Recipe,
         out: Path,
+        *,
+        texts: tuple[Text, ...] = (),
         state: dict[str, Any] | None = None,
     ):
-        settings.check(config)
-        self.config, self.settings, self.out = config, settings, out
-        self.rows, self.held_out = (
-            PackedRows(
-                data,
-                part,
-                seq_len=settings.seq_len,
-                eos=config.eos_token_id,
-                seed=settings.seed,
-                vocab=config.vocab_size,
-            )
-            for part in ("train", "validation")
-        )
-        self.bytes_per_token = self.held_out.bytes_per_token
-        self.model = Transformer(config)
-        self.model.initialize(settings.seed)
-        self.optimizers = optimizers(
-            self.model, config, lr=settings.lr, weight_decay=settings.weight_decay
-        )
-        self.arrived: dict[
-            str, Tensor
-        ] = {}  # parameters in the order in which their gradients came
-        for name, parameter in self.model.named_parameters():
-            parameter.register_post_accumulate_grad_hook(partial(self._arrive, name))
-        self.step, self.steps = 0, settings.steps
-        self.saved: int | None = None  # the step whose state is in the file
+        recipe.check()
+        self.recipe, self.out, self.config = recipe, out, recipe.model_config
+        self.plan = Plan(recipe)
+        eos, vocab = self.config.eos_token_id, self.config.vocab_size
+        self.texts = texts or recipe.text
+        self.feed = Feed(self.texts, seed=recipe.seed, eos=eos, vocab=vocab)
+        self.checkpoints = Checkpoints(out / CHECKPOINTS, keep=recipe.keep, every=recipe.save_every)
+        self.position, self.history = Position(), History()
+        self.ahead = Ahead(self.feed, self.plan, recipe.stability.delay)
+        self.detector = SpikeDetector(recipe.stability)
+        self._beginning = self.ahead.state_dict()
+        self.trainer = Trainer(self.config, recipe)
+        self.saved: int | None = None  # the step of the newest state in the folder
         if state is not None:
-            restore(state, self.model, self.optimizers)
-            self.step, self.steps = state["step"], state["steps"]
+            self._restore(state)
             self.saved = self.step
         self.metrics = Metrics(out / METRICS_FILE, self.step)
+        self.meter = Meter(self.config, self.plan)
+        self.progress: Progress = Lines(lambda line: None)
 
     @property
-    def state_file(self) -> Path:
-        """Where the state of the run is kept."""
-        return self.out / STATE_FILE
+    def model(self) -> torch.nn.Module:
+        """The model."""
+        return self.trainer.model
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self.position.step
 
     @property
     def kept(self) -> str:
         """What a run that ends here leaves, and how to go on."""
         if self.saved is None:
             return "no state is saved yet: the same command begins anew"
-        return f"the state after step {self.saved} is kept in {self.state_file}: --resume goes on"
+        file = self.checkpoints.file(self.saved)
+        return f"the state after step {self.saved} is kept in {file}: --resume goes on"
 
-    def save(self) -> None:
-        """Write the state, unless it is in the file; a file that is there is replaced only by a
-        whole one. Raises WriteError."""
-        if self.saved == self.step:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = {
-            "step": self.step,
-            "steps": self.steps,
-            "config": self.config.to_dict(),
-            "settings": dataclasses.asdict(self.settings),
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-        save_state(self.state_file, state)
-        self.saved = self.step
-
-    def train(self, say: Callable[[str], None] = print) -> bool:
+    def train(self, progress: Progress | Callable[[str], None] = print) -> bool:
         """Run to the last step, or until interrupted; returns whether it came to the end.
-        `say` is given a line about every tenth step.
 
         Raises: TrainingError, WriteError; what is saved stays as it is.
         """
-        clock: list[float] = []
-        with interruptible(NOTICE) as interrupted:
-            while not self.steps or self.step < self.steps:
-                clock.append(time.perf_counter())
-                if not self.steps and len(clock) > TIMED_STEPS:
-                    each = (clock[-1] - clock[2]) / (len(clock) - 3)
-                    self.steps = max(len(clock), int(self.settings.minutes * 60 / each))
-                metrics = self.train_step()
-                metrics["tokens_per_s"] = self._tokens() / (time.perf_counter() - clock[-1])
-                due = self.step % self.settings.evaluate_every == 0 or self.step == self.steps
-                if due:
-                    metrics |= self.evaluate()
-                self.metrics.append(metrics)
-                if due or self.step % 10 == 0:
-                    say(self._line(metrics))
-                if interrupted or self.step % self.settings.save_every == 0:
-                    self.save()
-                if interrupted:
-                    return False
+        self.progress = progress if isinstance(progress, Progress) else Lines(progress)
+        recipe = self.recipe
+        sinks = Sinks(recipe.sinks, self.out, recipe, say=self.progress.note)
+        try:
+            with interruptible(NOTICE) as interrupted:
+                while not self.plan.ended(self.position):
+                    row = self.train_step()
+                    if row is None:  # it went back
+                        continue
+                    if self.step % recipe.evaluate_every == 0 or self.plan.ended(self.position):
+                        row |= self.evaluate(row["stage"])
+                    self.metrics.append(row)
+                    sinks.log(row)
+                    self.progress.show(row, self.plan.tokens)
+                    if interrupted or self.step % recipe.save_every == 0:
+                        self.save()
+                    if interrupted:
+                        return False
+        finally:
+            sinks.close()
+            self.progress.close()
         self.save()
         return True
 
-    def train_step(self) -> dict[str, float]:
-        """One optimizer step. Raises TrainingError, before a weight, moment or bias changes, if
-        the loss or a gradient is not finite.
+    def train_step(self) -> dict[str, Any] | None:
+        """One step, and its row of metrics; None where its loss was a spike and the run went back.
+
+        Raises TrainingError, before a weight, moment or bias changes, if loss or gradients are not
+        finite and the recipe says to stop.
         """
-        settings = self.settings
-        schedule = Schedule(settings.lr, self.steps or 10**9, settings.warmup, decay=settings.decay)
-        lr, mtp_weight = schedule.lr(self.step), schedule.mtp_weight(self.step)
-        batch = self.rows.batch(self.step, settings.batch)
-        self.model.train()
-        found = losses(self.model, batch)
-        loss, mtp = found.next_token, found.mtp
-        total = loss + found.balance
-        total = total if mtp is None else total + mtp_weight * mtp
-        if not math.isfinite(total.item()):
-            self._refuse(f"the loss is {total.item()}", "weights", self.model.state_dict())
-        self.arrived.clear()
-        total.backward()
-        norm = self._gradient_norm()
-        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        update_bias(self.model, found.loads)
-        self.step += 1
-        metrics = {"step": self.step, "loss": loss.item(), "lr": lr, "norm": norm.item()}
-        return metrics if mtp is None else metrics | {"mtp_loss": mtp.item()}
+        begun = time.perf_counter()
+        how = self.plan.step(self.position)
+        batch, experts = self.ahead.next(self.position, self.trainer.route)
+        anticipated = experts is not None
+        try:
+            found, loads = self.trainer.step(batch, how, experts)
+        except NotFinite as error:
+            return self._skip(how, str(error))
+        if not how.indexer_only and self.detector.observe(found["loss"]):
+            self._go_back(how, found["loss"])
+            return None
+        self.position = self.plan.after(self.position)
+        seconds = time.perf_counter() - begun
+        self.history.seconds += seconds
+        row: dict[str, Any] = {"step": self.step, "tokens": self.position.tokens}
+        row |= {"stage": how.stage_number, **found}
+        row |= {"lr": how.lr, "mtp_weight": how.mtp_weight}
+        row |= self.meter.measure(self.position, how, seconds, loads)
+        for name in ("skipped", "rollbacks"):
+            if count := getattr(self.history, name):
+                row[name] = count
+        return row | ({"anticipated": True} if anticipated else {})
 
-    def _gradient_norm(self) -> Tensor:
-        """√Σ g², finite."""
-        gradients = {name: p.grad for name, p in self.arrived.items() if p.grad is not None}
-        norm = torch.nn.utils.get_total_norm(gradients.values())
-        if not math.isfinite(norm.item()):
-            self._refuse(f"the gradient's norm is {norm.item()}", "gradients", gradients)
-        return norm
-
-    def _arrive(self, name: str, parameter: Tensor) -> None:
-        self.arrived[name] = parameter
-
-    def _refuse(self, what: str, kind: str, tensors: Mapping[str, Tensor]) -> NoReturn:
-        """Give up the step; the message names the first of `tensors` that is not finite."""
-        self.model.zero_grad(set_to_none=True)
-        broken = (name for name, tensor in tensors.items() if not tensor.isfinite().all())
-        first = next(broken, None)
-        where = f"all {kind} are finite" if first is None else f"first in the {kind} of {first}"
-        raise TrainingError(
-            f"step {self.step + 1}: {what}, {where}: nothing was changed; lower --lr; {self.kept}"
+    def evaluate(self, stage_number: int = -1) -> dict[str, float]:
+        """The loss on held-out text, with the attention and the rows of a stage."""
+        stage = self.plan.stages[stage_number]
+        rows = micro_rows(self.recipe, max(1, stage.batch_tokens // stage.seq_len), stage.seq_len)
+        found = evaluate(
+            self.trainer.model,
+            self.feed,
+            rows=rows,
+            seq_len=stage.seq_len,
+            tokens=self.recipe.evaluate_tokens,
+            dense=stage.attention != "sparse",
         )
+        if not math.isfinite(found["validation_loss"]):
+            where = first_broken("weights", self.model.state_dict())
+            self._stop(f"the validation loss is {found['validation_loss']}, {where}")
+        return found
 
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """Loss on held-out documents, in nats a token and in bits a byte of text."""
-        self.model.eval()
-        total = count = 0.0
-        for batch in self.held_out.in_order(self.settings.batch):
-            tokens = int((batch.targets >= 0).sum())
-            total += _next_token_loss(self.model, batch).item() * tokens
-            count += tokens
-        if not count:
-            raise DataError(
-                f"{self.held_out.folder} holds no held-out token after another: give more text"
-            )
-        loss = total / count
-        if not math.isfinite(loss):
-            self._refuse(f"the validation loss is {loss}", "weights", self.model.state_dict())
+    # ---- when a step goes wrong ----------------------------------------------------------------
+
+    def _skip(self, how: Step, why: str) -> dict[str, Any]:
+        """Pass over a batch that gave no finite step, or stop."""
+        policy = self.recipe.stability
+        if policy.on_bad_batch == "stop":
+            self._stop(f"{why}: nothing was changed; lower --lr")
+        if self.history.skipped == policy.most_skipped:
+            self._stop(f"{why}: nothing was changed, and {policy.most_skipped} steps are skipped")
+        self.history.skipped += 1
+        self.position = self.plan.after(self.position)
+        self.progress.note(f"step {self.step} is skipped: {why}")
         return {
-            "validation_loss": loss,
-            "bits_per_byte": loss / math.log(2) / self.bytes_per_token,
+            "step": self.step,
+            "tokens": self.position.tokens,
+            "stage": how.stage_number,
+            "event": "skipped",
+            "why": why,
+            "skipped": self.history.skipped,
         }
 
-    def _tokens(self) -> int:
-        return self.settings.batch * self.settings.seq_len
-
-    def _line(self, metrics: dict[str, float]) -> str:
-        left = (self.steps - self.step) * self._tokens() / metrics["tokens_per_s"]
-        line = (
-            f"step {self.step}/{self.steps or '?'}  loss {metrics['loss']:.3f}  "
-            f"lr {metrics['lr']:.1e}  {metrics['tokens_per_s']:.0f} tokens/s"
-        )
-        if self.steps:
-            line += f"  {left / 60:.0f} min left"
-        if "validation_loss" in metrics:
-            line += "  validation {validation_loss:.3f} ({bits_per_byte:.3f} bits/byte)".format(
-                **metrics
+    def _go_back(self, how: Step, loss: float) -> None:
+        """Return to a saved state older than the spike, and route by older weights for a while. A
+        step that is a spike again has its batch passed over."""
+        policy, spike, bound = self.recipe.stability, self.step, self.detector.bound
+        first = spike - policy.patience + 1
+        history = dataclasses.replace(self.history, rollbacks=self.history.rollbacks + 1)
+        if history.rollbacks > policy.most_rollbacks:
+            self._stop(
+                f"the loss is {loss:.3f}, a spike above {bound:.3f}, after {policy.most_rollbacks} "
+                "rollbacks"
             )
-        return line
+        skipped = self.ahead.skipped | (
+            set(range(first, spike + 1)) if first in history.spiked else set()
+        )
+        history.spiked = [*history.spiked, first]
+        state = self.checkpoints.before(first - policy.margin, self.progress.note)
+        if state is None:
+            self._begin()
+        else:
+            self._restore(state)
+        self.history, self.ahead.skipped = history, skipped
+        if policy.anticipate:
+            self.ahead.until = spike + 1 + policy.anticipate
+        self.checkpoints.drop_after(self.step)
+        self.saved = None
+        self.save()
+        self.metrics = Metrics(self.metrics.file, self.step)
+        event = {"step": self.step, "event": "rollback", "from": spike + 1, "loss": loss}
+        event |= {"bound": bound, "anticipate_until": self.ahead.until}
+        self.metrics.append(event)
+        again = f", whose batches are passed over (steps {first + 1} to {spike + 1})"
+        self.progress.note(
+            f"step {spike + 1}: the loss is {loss:.3f}, a spike above {bound:.3f}: back to step "
+            f"{self.step}; experts are chosen {policy.delay} steps ahead until step "
+            f"{self.ahead.until}{again if spike in skipped else ''}"
+        )
 
+    def _stop(self, why: str) -> NoReturn:
+        raise TrainingError(f"step {self.step + 1}: {why}; {self.kept}")
 
-def _next_token_loss(model: Transformer, batch: Batch) -> Tensor:
-    streams = model.streams(batch.ids, documents=batch.documents)
-    hidden = model.collapse(streams).flatten(0, 1)
-    return linear_cross_entropy(hidden, model.head.weight, batch.targets.flatten())
+    # ---- states --------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the state, unless it is in the folder. Raises WriteError; then what is there
+        stays."""
+        if self.saved == self.step:
+            return
+        state = {
+            "position": dataclasses.asdict(self.position),
+            "config": self.config.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
+            "ahead": self.ahead.state_dict(),
+            "spikes": self.detector.state_dict(),
+            "history": dataclasses.asdict(self.history),
+            "rng": torch.get_rng_state(),
+        }
+        self.checkpoints.save(self.step, state)
+        self.saved = self.step
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        restore(state, self.model, self.trainer.optimizers)
+        self.position = Position(**state["position"])
+        self.history = History(**state["history"])
+        self.ahead.load_state_dict(state["ahead"], self.position)
+        self.detector.load_state_dict(state["spikes"])
+        torch.set_rng_state(state["rng"])
+
+    def _begin(self) -> None:
+        self.position = Position()
+        self.trainer.begin()
+        self.detector = SpikeDetector(self.recipe.stability)
+        self.ahead.load_state_dict(self._beginning, self.position)

@@ -1,4 +1,4 @@
-"""The state of a run in one file: weights, optimizer state, step, and what the run was told.
+"""The state of a run in one file: all that its next step needs, and what the run was told.
 
 The file is replaced only by a whole one. Every byte of it is summed before it is unpickled, and
 unpickling makes tensors and plain containers only.
@@ -6,9 +6,9 @@ unpickling makes tensors and plain containers only.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from torch import Tensor, nn
 
 from dsv4.atomic import replacing
 from dsv4.config import Config
-from dsv4.train.settings import Settings
+from dsv4.train.recipe import FREE, Recipe
 
 FIELDS: dict[str, type] = {
-    "step": int,
-    "steps": int,
+    "position": dict,
     "config": dict,
-    "settings": dict,
+    "recipe": dict,
     "model": dict,
     "optimizers": list,
+    "ahead": dict,  # where the texts are read, and experts chosen before
+    "spikes": dict,  # what the detector has seen
+    "history": dict,  # skipped steps, rollbacks, seconds
+    "rng": Tensor,
 }
 
 
@@ -46,34 +49,49 @@ def save_state(file: Path, state: dict[str, Any]) -> None:
             raise
 
 
-def load_state(file: Path, config: Config, settings: Settings) -> dict[str, Any]:
-    """The state of a run of `config` and `settings`.
-
-    Raises: TrainingError if there is none, if it is damaged, or another run's.
-    """
-    if not file.exists():
-        raise TrainingError(f"there is no {file} to go on from: start without --resume")
+def load_state(file: Path) -> dict[str, Any]:
+    """A state, whole. Raises: TrainingError if it is damaged, or no state."""
     try:
-        state = _read(file)
+        return _read(file)
     except Exception as error:  # readers raise whatever damaged bytes make of them
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrainingError(
             f"{file} is damaged or no state of a run ({reason}): put a copy in its place, or train "
             "into another folder; it was left as it is"
         ) from error
+
+
+def check_same(file: Path, state: Mapping[str, Any], recipe: Recipe) -> None:
+    """Raises TrainingError, naming what differs, for the state of another recipe or model."""
+    config: Config = recipe.model_config
     changed = [
         *_changes(state["config"], json.loads(config.to_json())),
-        *_changes(state["settings"], dataclasses.asdict(settings)),
+        *(_changes(_fixed(state["recipe"]), _fixed(recipe.to_dict()))),
     ]
     if changed:
         raise TrainingError(
             f"{file} was made with another configuration or other settings: {', '.join(changed)}: "
             "repeat them, or train into another folder"
         )
-    return state
 
 
-def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _fixed(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What must stay as it was, by its name on the command line; the config is compared whole."""
+    found: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if name in (*FREE, "model", "config"):
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": each for key, each in value.items()}
+        elif value and isinstance(value, list) and isinstance(value[0], Mapping):
+            for number, one in enumerate(value):
+                found |= {f"{name}.{number}.{key}": each for key, each in one.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The fields that differ: "lr was 0.01, is 0.02"."""
     return [
         f"{name} was {then.get(name)}, is {now.get(name)}"
@@ -97,8 +115,8 @@ def _read(file: Path) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(state[name], kind):
             raise ValueError(f"{name} is {type(state[name]).__name__}")
-    if min(state["step"], state["steps"]) < 0:
-        raise ValueError(f"step {state['step']} of {state['steps']}")
+    if min(state["position"].values(), default=-1) < 0:
+        raise ValueError(f"position {state['position']}")
     return state
 
 

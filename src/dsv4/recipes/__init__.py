@@ -1,0 +1,54 @@
+"""Complete named runs. A recipe is a module with a value RECIPE, named or a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from dsv4.train.override import nearest
+from dsv4.train.recipe import Recipe
+
+NAMES = ("nano", "flash", "pro")
+
+
+def is_recipe(word: str) -> bool:
+    """Whether a word names a recipe: one of NAMES, or a file NAME.py."""
+    return word in NAMES or word.endswith(".py")
+
+
+def find(word: str) -> Recipe:
+    """The recipe of a name or of a file, which is run. Raises ValueError, FileNotFoundError."""
+    if word in NAMES:
+        module = importlib.import_module(f"dsv4.recipes.{word}")
+    elif word.endswith(".py"):
+        module = _run(Path(word))
+    else:
+        near = nearest(word, NAMES)
+        raise ValueError(
+            f"there is no recipe {word!r}: {', '.join(NAMES)}, or a file NAME.py{near}"
+        )
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{word}: must hold RECIPE = Recipe(…)")
+    return recipe
+
+
+def _run(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no recipe {file}: {', '.join(NAMES)}, or a file NAME.py")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does
+        lines = [
+            one.lineno
+            for one in traceback.extract_tb(error.__traceback__)
+            if one.filename == str(file)
+        ]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+        raise ValueError(f"{file}, line {line}: {error}") from error
+    return module

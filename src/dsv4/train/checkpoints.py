@@ -1,0 +1,86 @@
+"""The saved states of a run: the newest few, one file each, and what is behind a damaged one.
+
+*Regular* states are those of every `every` steps: a rollback goes to one of them, so that it does
+not matter where else the run was stopped. Another one stays until there is a newer regular one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dsv4.atomic import write_error
+from dsv4.train.state import TrainingError, load_state, save_state
+
+NAME = re.compile(r"step-(\d{10})\.pt")
+
+
+class Checkpoints:
+    """The folder of a run's states; `say` is told of those that are passed over."""
+
+    def __init__(self, folder: Path, *, keep: int = 1, every: int = 1):
+        self.folder, self.keep, self.every = folder, keep, every
+
+    def file(self, step: int) -> Path:
+        """Where the state after `step` steps is."""
+        return self.folder / f"step-{step:010}.pt"
+
+    def steps(self) -> list[int]:
+        """The steps of all states, in order."""
+        if not self.folder.is_dir():
+            return []
+        found = (NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a state, then remove those that are too old. Raises WriteError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+        save_state(self.file(step), state)
+        held = [other for other in self.steps() if other <= step]
+        regular = [other for other in held if other % self.every == 0]
+        kept = {step, *regular[-self.keep :]}
+        for other in held:
+            if other not in kept:
+                self.file(other).unlink(missing_ok=True)
+
+    def newest(self, say: Callable[[str], None]) -> dict[str, Any]:
+        """The newest state that is whole. Raises TrainingError if there is none."""
+        if not self.steps():
+            raise TrainingError(f"there is no state in {self.folder}: start without --resume")
+        return self._first(self.steps()[::-1], say)
+
+    def before(self, step: int, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The newest regular state of at most `step`, else the oldest; None if there is none."""
+        regular = [other for other in self.steps() if other % self.every == 0]
+        chosen = [other for other in regular if other <= step] or regular[:1]
+        if not chosen:
+            return None
+        try:
+            return self._first(chosen[::-1], say)
+        except TrainingError:
+            return None
+
+    def drop_after(self, step: int) -> None:
+        """Remove the states of a way that was left."""
+        for other in self.steps():
+            if other > step:
+                self.file(other).unlink(missing_ok=True)
+
+    def _first(self, steps: list[int], say: Callable[[str], None]) -> dict[str, Any]:
+        first: TrainingError | None = None
+        for step in steps:
+            try:
+                state = load_state(self.file(step))
+            except TrainingError as error:
+                first = first or error
+                continue
+            if first is not None:
+                say(f"{first}; going on from {self.file(step).name}, the one before")
+            return state
+        assert first is not None
+        raise first

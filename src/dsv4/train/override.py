@@ -1,0 +1,128 @@
+"""`key=value` on the command line → a changed recipe: typed, checked, and told what was meant.
+
+Keys are fields of Recipe, with dots into what they hold: lr, stages.1.tokens, stability.window,
+config.hidden_size. Of several stages or texts, `stages.tokens` means every one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dsv4.config import Config
+from dsv4.train.recipe import Recipe
+
+NOTHING = ("none", "null")
+SWITCH = {"true": True, "yes": True, "on": True, "1": True}
+SWITCH |= {"false": False, "no": False, "off": False, "0": False}
+
+
+def override(recipe: Recipe, words: Iterable[str]) -> Recipe:
+    """The recipe with each `key=value` of `words` put in. Raises ValueError."""
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{word!r}: must be key=value, such as lr=1e-3")
+        recipe = _put(recipe, key.split("."), value, key)
+    return recipe
+
+
+def _put(own: Any, path: list[str], text: str, key: str) -> Any:
+    """`own` with the value at `path` replaced."""
+    name, rest = path[0].replace("-", "_"), path[1:]
+    kinds = typing.get_type_hints(type(own))
+    if name not in kinds:
+        raise ValueError(f"{key}: there is no such setting{nearest(name, kinds)}")
+    value, kind = getattr(own, name), kinds[name]
+    if isinstance(value, Mapping):
+        changed: Any = {**value, **_field(rest, text, key)}
+    elif isinstance(value, tuple) and dataclasses.is_dataclass(typing.get_args(kind)[0]):
+        changed = _put_each(value, rest, text, key)
+    elif dataclasses.is_dataclass(value):
+        if not rest:
+            names = ", ".join(f"{key}.{each.name}" for each in dataclasses.fields(value))
+            raise ValueError(f"{key}: name one of its settings: {names}")
+        changed = _put(value, rest, text, key)
+    elif rest:
+        raise ValueError(f"{key}: {name} holds nothing named {'.'.join(rest)}")
+    else:
+        changed = _value(text, kind, name)
+    return dataclasses.replace(own, **{name: changed})
+
+
+def _put_each(values: tuple[Any, ...], path: list[str], text: str, key: str) -> tuple[Any, ...]:
+    """Values with one changed that a number names, or all of them."""
+    last = len(values) - 1
+    if path and path[0].isdigit():
+        number, path = int(path[0]), path[1:]
+        if number > last:
+            raise ValueError(f"{key}: the recipe has {last + 1} of them, counted from 0")
+        chosen = [number]
+    else:
+        chosen = list(range(len(values)))
+    if not path or not chosen:
+        raise ValueError(f"{key}: name one of its settings, such as stages.0.tokens")
+    return tuple(
+        _put(each, path, text, key) if number in chosen else each
+        for number, each in enumerate(values)
+    )
+
+
+def _field(path: list[str], text: str, key: str) -> dict[str, Any]:
+    """A field of the model's config, whose own rules check the value."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    if len(path) != 1 or path[0] not in names:
+        near = nearest(".".join(path), names, "config.")
+        raise ValueError(f"{key}: a config has no such field{near}")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return {path[0]: value}
+
+
+def _value(text: str, kind: Any, name: str) -> Any:
+    """`text` as a `kind`. Raises ValueError."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(None) in kinds and text.lower() in NOTHING:
+        return None
+    kind = next(each for each in kinds if each is not type(None))
+    if kind is bool:
+        if text.lower() not in SWITCH:
+            raise ValueError(f"{name} = {text!r}: must be true or false")
+        return SWITCH[text.lower()]
+    if kind is int:
+        return _whole(text, name)
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{name} = {text!r}: must be a number") from None
+    if typing.get_origin(kind) is tuple:
+        return tuple(each for each in text.split(",") if each)
+    return text
+
+
+def _whole(text: str, name: str) -> int:
+    """12, 12_000 or 2e6."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        if (number := float(text)).is_integer() and abs(number) < 2**63:
+            return int(number)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name} = {text!r}: must be a whole number")
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`: did you mean lr?`, or nothing where nothing is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f": did you mean {prefix}{found[0]}?" if found else ""

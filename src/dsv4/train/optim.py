@@ -11,16 +11,18 @@ matrices is orthogonalised part by part.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dsv4.config import Config
 
 FAST, SETTLE = (3.4445, -4.7750, 2.0315), (2.0, -1.5, 0.5)
 COEFFICIENTS = (FAST,) * 8 + (SETTLE,) * 2
+TOGETHER = 1 << 24  # numbers that are orthogonalised at once
 
 
 def orthogonalise(
@@ -30,9 +32,10 @@ def orthogonalise(
 ) -> Tensor:
     """The nearest semi-orthogonal matrix of each g [.., rows, cols], about; products in `dtype`,
     one step of Newton–Schulz for each (a, b, c)."""
+    squares = g.square().sum(-1, keepdim=True).sum(-2, keepdim=True)  # row by row, in one order
     tall = g.shape[-2] > g.shape[-1]
-    x = g.mT if tall else g
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-20)).to(dtype)
+    x = (g / (squares.sqrt() + 1e-20)).to(dtype)
+    x = x.mT if tall else x
     for a, b, c in coefficients:
         square = x @ x.mT
         x = a * x + (b * square + c * (square @ square)) @ x
@@ -59,8 +62,48 @@ def takes_muon(name: str, dimensions: int) -> bool:
     return dimensions >= 2 and name not in ("embed.weight", "head.weight")
 
 
+def local(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process: all, or its shard (call it without gradients)."""
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    return tensor
+
+
+class Matrices(Protocol):
+    """Where the matrices of stored tensors are whole."""
+
+    def whole(self, updates: Mapping[int, Tensor]) -> list[Tensor]:
+        """The matrices [.., rows, cols] that this process orthogonalises, in place, of the updates
+        of these parameters (by their place in the optimizer; the same in every process)."""
+        ...
+
+    def back(self, updates: Mapping[int, Tensor], matrices: list[Tensor]) -> None:
+        """Bring them to where they came from."""
+        ...
+
+
+class Here:
+    """They all lie in this process: views of the updates."""
+
+    def __init__(self, parts: list[list[int]]):
+        self.parts = parts
+
+    def whole(self, updates: Mapping[int, Tensor]) -> list[Tensor]:
+        """Each stored tensor in its parts."""
+        split = (update.split(self.parts[place], dim=-2) for place, update in updates.items())
+        return [matrix for matrices in split for matrix in matrices]
+
+    def back(self, updates: Mapping[int, Tensor], matrices: list[Tensor]) -> None:
+        """They are there."""
+
+
 class Muon(torch.optim.Optimizer):
-    """Muon over the named matrices of one model; same-shaped parts are orthogonalised together."""
+    """Muon over the named matrices of one model; same-shaped ones are orthogonalised together.
+
+    Of sharded parameters moments are sharded alike, and `matrices` says where a matrix is whole.
+    On a CPU a matrix's update is the same to the bit whatever it is batched with and however it
+    is sharded.
+    """
 
     def __init__(
         self,
@@ -72,9 +115,10 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.1,
         gamma: float = 0.18,
         coefficients: Sequence[tuple[float, float, float]] = COEFFICIENTS,
+        matrices: Matrices | None = None,
     ):
         pairs, self.coefficients = list(named), coefficients
-        self.parts = [row_parts(name, p.shape, config) for name, p in pairs]
+        self.matrices = matrices or Here([row_parts(name, p.shape, config) for name, p in pairs])
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gamma": gamma}
         super().__init__([parameter for _, parameter in pairs], defaults)
 
@@ -86,27 +130,36 @@ class Muon(torch.optim.Optimizer):
             self._step(group)
 
     def _step(self, group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for parameter, rows in zip(group["params"], self.parts, strict=True):
+        updates: dict[int, Tensor] = {}
+        for place, parameter in enumerate(group["params"]):
             if parameter.grad is None:
                 continue
-            state = self.state[parameter]
+            state, gradient = self.state[parameter], local(parameter.grad)
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
-            moment = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-            update = parameter.grad.add(moment, alpha=group["momentum"])
-            pieces = zip(parameter.split(rows, dim=-2), update.split(rows, dim=-2), strict=True)
-            for weight, piece in pieces:
-                shape = (weight.shape[-2], weight.shape[-1])
-                by_shape.setdefault(shape, []).append((weight, piece))
-        for shape, pairs in by_shape.items():
-            stacked = torch.cat([piece.reshape(-1, *shape) for _, piece in pairs])
-            scale = group["gamma"] * max(shape) ** 0.5
-            done = orthogonalise(stacked, coefficients=self.coefficients).mul_(scale)
-            sizes = [weight.numel() // (shape[0] * shape[1]) for weight, _ in pairs]
-            for (weight, _), update in zip(pairs, done.split(sizes), strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(update.view_as(weight), alpha=group["lr"])
+            moment = local(state["momentum"]).mul_(group["momentum"]).add_(gradient)
+            updates[place] = moment.mul(group["momentum"]).add_(gradient)
+        matrices = self.matrices.whole(updates)
+        self._orthogonalise(matrices, group["gamma"])
+        self.matrices.back(updates, matrices)
+        for place, update in updates.items():
+            weight = local(group["params"][place])
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.mul_(group["lr"]))
+
+    def _orthogonalise(self, matrices: list[Tensor], gamma: float) -> None:
+        """Each of them in place, at most TOGETHER numbers in one product."""
+        by_shape: dict[tuple[int, int], list[Tensor]] = {}
+        for matrix in matrices:
+            shape = (matrix.shape[-2], matrix.shape[-1])
+            by_shape.setdefault(shape, []).extend(matrix.reshape(-1, *shape).unbind())
+        for shape, alike in by_shape.items():
+            count = max(1, TOGETHER // (shape[0] * shape[1]))
+            for first in range(0, len(alike), count):
+                some = alike[first : first + count]
+                done = orthogonalise(torch.stack(some), coefficients=self.coefficients)
+                done.mul_(gamma * max(shape) ** 0.5)
+                for matrix, update in zip(some, done.unbind(), strict=True):
+                    matrix.copy_(update)
 
 
 class Owned(NamedTuple):
@@ -147,13 +200,25 @@ def groups_table(model: nn.Module, config: Config) -> str:
 
 
 def optimizers(
-    model: nn.Module, config: Config, *, lr: float, weight_decay: float = 0.1
+    model: nn.Module,
+    config: Config,
+    *,
+    lr: float,
+    weight_decay: float = 0.1,
+    spread: Callable[[list[tuple[str, nn.Parameter]]], Matrices] | None = None,
 ) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW over all parameters of a model, each exactly once."""
+    """Muon and AdamW over all parameters of a model, each exactly once. Of a sharded model `spread`
+    says where Muon's matrices are whole (train/parallel/owners.py)."""
     groups = parameter_groups(model, config)
     matrices = [(one.name, one.parameter) for one in groups if one.optimizer == "Muon"]
     rest = [one.parameter for one in groups if one.optimizer == "AdamW"]
     return [
-        Muon(matrices, config, lr=lr, weight_decay=weight_decay),
+        Muon(
+            matrices,
+            config,
+            lr=lr,
+            weight_decay=weight_decay,
+            matrices=None if spread is None else spread(matrices),
+        ),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), eps=1e-20, weight_decay=weight_decay),
     ]

@@ -1,0 +1,1 @@
+"""Training over many processes: mesh, shards, experts, columns, owners, checkpoints, plan."""

@@ -63,11 +63,13 @@ def reply(engine: Engine, ids: list[int], sampling: Sampling) -> Clock:
     return clock
 
 
-def compare(model: dsv4.Transformer, ids: list[int], temperature: float, rounds: int) -> dict:
-    """Drafts against none."""
+def compare(
+    model: dsv4.Transformer, ids: list[int], temperature: float, least: float, rounds: int
+) -> dict:
+    """Drafts of a confidence from `least` on against none."""
     spent: dict[bool, list[list[float]]] = {False: [], True: []}
-    drafted = accepted = 0
-    with Engine(model, slots=2) as plain, Engine(model, slots=2, draft=0.0) as drafting:
+    said = drafted = accepted = 0
+    with Engine(model, slots=2) as plain, Engine(model, slots=2, draft=least) as drafting:
         assert drafting.drafts is not None
         drafting.drafts.pays.wanted = lambda batch: True  # type: ignore[method-assign]
         for number in range(-1, rounds):  # the first warms up
@@ -76,6 +78,7 @@ def compare(model: dsv4.Transformer, ids: list[int], temperature: float, rounds:
                 clock = reply(engine, ids, sampling)
                 if number >= 0:
                     spent[drafts].append(clock.each)
+                    said += clock.said * drafts
                     drafted += clock.usage.drafted
                     accepted += clock.usage.accepted
     wall, cpu = (
@@ -85,7 +88,9 @@ def compare(model: dsv4.Transformer, ids: list[int], temperature: float, rounds:
     pairs = list(zip(spent[False], spent[True], strict=True))
     return {
         "temperature": temperature,
-        "accepted": accepted / drafted,
+        "confidence": least,
+        "verified": drafted / (said - accepted),  # of the steps
+        "accepted": accepted / max(drafted, 1),
         "us_a_token": {"wall": [wall[False], wall[True]], "processor": [cpu[False], cpu[True]]},
         "ratio": {
             name: median(without[i] / with_[i] for without, with_ in pairs)
@@ -137,17 +142,20 @@ def parts(model: dsv4.Transformer) -> dict[str, float]:
     }
 
 
-def limit(us: dict[str, float], accepted: float) -> float:
-    """The ratio that operators alone would give; a step runs 1 + accepted rows of the draft."""
-    row = us["draft 1"] + accepted * (us["draft 2"] - us["draft 1"])
-    drafting = us["forward 2"] + us["head 2"] + row + us["draft head"]
-    return (1 + accepted) * (us["forward 1"] + us["head 1"]) / drafting
+def limit(us: dict[str, float], verified: float, accepted: float) -> float:
+    """The ratio that operators alone would give: of all steps a share verifies a draft, and of
+    those a share keeps it, whose row the draft runs with its next."""
+    one, two = us["forward 1"] + us["head 1"], us["forward 2"] + us["head 2"]
+    row = us["draft 1"] + verified * accepted * (us["draft 2"] - us["draft 1"])
+    drafting = (1 - verified) * one + verified * two + row + us["draft head"]
+    return (1 + verified * accepted) * one / drafting
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=Path, help="default: the packaged model")
+    parser.add_argument("--confidence", type=float, nargs="+", default=[0.0, 0.2, 0.5])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
@@ -157,9 +165,13 @@ def main() -> None:
     model, tokenizer = dsv4.load(folder), dsv4.Tokenizer.load(folder)
     ids = [model.config.bos_token_id, *tokenizer.encode(PROMPT)]
     us = parts(model)
-    rows = [compare(model, ids, temperature, flags.rounds) for temperature in (0.0, 1.0)]
+    rows = [
+        compare(model, ids, temperature, least, flags.rounds)
+        for temperature in (0.0, 1.0)
+        for least in flags.confidence
+    ]
     for row in rows:
-        row["limit"] = limit(us, row["accepted"])
+        row["limit"] = limit(us, row["verified"], row["accepted"])
     report = {
         "checkpoint": folder.name,
         "machine": f"{platform.machine()}, {flags.threads} thread(s)",

@@ -177,14 +177,18 @@ def speculate() -> str:
         f"{report['machine']}; µs of processor time a token, medians of {report['rounds']} "
         "alternating rounds, drafting forced (`benchmarks/speculate.py`):",
         "",
-        "| | drafts that stand | without drafts | with drafts | speed | limit of the operators |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| | steps with a draft | drafts that stand | without drafts | with drafts | speed "
+        "| limit of the operators |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["rows"]:
         without, with_drafts = row["us_a_token"]["processor"]
         name = "greedy" if row["temperature"] == 0 else f"temperature {row['temperature']:g}"
+        if row["confidence"]:
+            name += f", from confidence {row['confidence']:g} on"
         lines.append(
-            f"| {name} | {row['accepted']:.0%} | {without:,.0f} | {with_drafts:,.0f} "
+            f"| {name} | {row['verified']:.0%} "
+            f"| {row['accepted']:.0%} | {without:,.0f} | {with_drafts:,.0f} "
             f"| ×{row['ratio']['processor']:.2f} | ×{row['limit']:.2f} |"
         )
     one, two = us["forward 1"] + us["head 1"], us["forward 2"] + us["head 2"]

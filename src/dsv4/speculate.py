@@ -149,8 +149,7 @@ class MTPDrafter:
                 waiting.ran = anchor
         last = [row[len(each) - 1] for row, each in zip(streams, following, strict=True)]
         _, logits = self.model.draft_logits(torch.stack(last).unsqueeze(1))  # [b, 1, V]
-        sure = logits.new_full((len(anchors), 1), torch.inf)
-        return Proposal(choose(logits[:, 0]).unsqueeze(1), logits, sure)
+        return Proposal(choose(logits[:, 0]).unsqueeze(1), logits)
 
     def _run(self, rows: list[Tensor], following: list[list[int]]) -> Tensor:
         """The block over rows [k_b, hc, d], each with the token that follows it → its streams,

@@ -203,6 +203,20 @@ def test_drafts_change_nothing_but_the_speed(make_engine, ask, prompts, plain, t
     assert sum(heard.end.usage.accepted for heard in greedy) > 0
 
 
+def test_doubtful_mtp_drafts_are_not_verified(make_engine, ask, prompts, plain):
+    rates = []
+    for threshold in (0.0, 0.3, 0.6):
+        engine = make_engine(draft=threshold)
+        engine.drafts.pays.wanted = lambda batch: True
+        drawn = [ask(engine, prompt, temperature=1, seed=7).wait() for prompt in prompts]
+        assert [without_end(heard.ids) for heard in drawn] == plain[1]
+        numbers = engine.statistics()
+        rates.append((numbers["drafted_tokens"], numbers["accepted_tokens"]))
+    drafted, accepted = zip(*rates, strict=True)
+    assert drafted[0] > drafted[1] > drafted[2]  # fewer, and of those more stand
+    assert accepted[1] / drafted[1] > accepted[0] / drafted[0]
+
+
 def test_block_drafts(make_engine, ask, dspark_folder):
     """A DSpark draft (random here) proposes, and nothing changes."""
     model = dsv4.load(dspark_folder)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsv4.ops.accept import accept_greedy, accept_sampled, confident
+from dsv4.ops.accept import accept_greedy, accept_sampled, confident, own_confidence
 
 
 def test_greedy_by_hand():
@@ -14,6 +14,16 @@ def test_greedy_by_hand():
     standing, token = accept_greedy(drafts, best, counts)
     assert standing.tolist() == [3, 2, 0, 2, 0]  # what follows a rejection does not stand
     assert token.tolist() == [7, 0, 1, 6, 4]
+
+
+def test_a_drafts_own_confidence_is_its_probability():
+    logits = torch.randn(3, 2, 50, generator=torch.Generator().manual_seed(1)) * 4
+    logits[0, 0, 7] = 60.0  # certain
+    drafts = torch.tensor([[7, 1], [2, 3], [4, 5]])
+    wanted = logits.double().softmax(-1).gather(-1, drafts.unsqueeze(-1)).squeeze(-1)
+    found = own_confidence(logits, drafts)
+    assert torch.allclose(found.sigmoid().double(), wanted, atol=1e-6)
+    assert confident(found, 0.999).tolist() == [1, 0, 0]
 
 
 def test_greedy_is_dspark_mlx():

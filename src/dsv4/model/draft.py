@@ -20,7 +20,7 @@ from dsv4.model.cache import Cache, LayerState
 from dsv4.model.dspark import Stage
 from dsv4.model.span import BlockSpan, Span
 from dsv4.model.transformer import Transformer
-from dsv4.ops.accept import confident
+from dsv4.ops.accept import confident, own_confidence
 
 Choose = Callable[[Tensor], Tensor]
 
@@ -28,12 +28,18 @@ Choose = Callable[[Tensor], Tensor]
 @dataclass(frozen=True)
 class Proposal:
     """Drafts of `b` sequences: ids int64 [b, B], the logits that each was chosen from [b, B, V]
-    and the confidence in each, a logit [b, B]; both float32.
+    and what a head for it says of each, a logit [b, B], where the draft has one; both float32.
     """
 
     ids: Tensor
     logits: Tensor
-    confidence: Tensor
+    told: Tensor | None = None
+
+    @property
+    def confidence(self) -> Tensor:
+        """How sure the draft is of each, a logit [b, B]: what its head for it says, or the
+        probability that its own logits give the token."""
+        return own_confidence(self.logits, self.ids) if self.told is None else self.told
 
     def trusted(self, threshold: float) -> list[int]:
         """How many drafts of each come before the first whose sigmoid(confidence) is below the

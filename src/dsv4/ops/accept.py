@@ -23,6 +23,14 @@ def confident(confidence: Tensor, threshold: float) -> Tensor:
     return (confidence.sigmoid() >= threshold).long().cumprod(-1).sum(-1)
 
 
+def own_confidence(logits: Tensor, drafts: Tensor) -> Tensor:
+    """The logit of each draft's own probability Q_j(x_j): logits [.., n, V], drafts int64 [.., n]
+    → float [.., n], whose sigmoid is Q_j(x_j)."""
+    chosen = logits.gather(-1, drafts.unsqueeze(-1)).squeeze(-1)
+    log_q = (chosen - logits.logsumexp(-1)).clamp(max=0)  # rounding must not lead past 1
+    return log_q - (-log_q.expm1()).log()
+
+
 def accept_greedy(drafts: Tensor, best: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """drafts int64 [.., n], the first `counts` [..] of them looked at; argmax of the model's rows
     [.., n + 1] → how many stand, int64 [..], and the token after them, int64 [..].

@@ -7,6 +7,7 @@ import pytest
 
 from dsv4.protocol import ProtocolError, encode_messages, parse_message, reply_grammar
 from dsv4.protocol import constants as c
+from dsv4.protocol.schema import LARGEST, bounded
 
 xgrammar = pytest.importorskip("xgrammar")
 
@@ -130,6 +131,30 @@ def test_whatever_the_grammar_lets_through_is_a_well_formed_call():
                 break
             out += PIECES[chosen]
     assert finished > 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "good", "bad"),
+    [
+        ({}, ("0", "-7", str(LARGEST), str(-LARGEST)), (str(LARGEST + 1), "1" * 30)),
+        ({"minimum": 3}, ("3", str(LARGEST)), ("2", "1" * 30)),
+        ({"exclusiveMaximum": 3}, ("2", str(-LARGEST)), ("3", "-" + "1" * 30)),
+        ({"enum": [12, 7]}, ("7",), ("1", "8")),
+    ],
+)
+def test_integers_end(limits, good, bad):
+    schema = {"type": "array", "items": {"type": "integer", **limits}}
+    deep = {"type": "object", "properties": {"a": {"type": "integer", **limits}, "b": schema}}
+    tools = [{"type": "function", "function": {"name": "n", "parameters": deep}}]
+    for number in (*good, *bad):
+        for given in ({"a": int(number)}, {"b": [int(number)]}):
+            text = reply([("n", given)])
+            assert accepts(text, "required", tools=tools) is (number in good), text
+
+
+def test_limits_beyond_exact_integers_are_left():
+    for schema in ({"type": "integer", "minimum": 2**60}, {"type": "number"}, {"enum": [1]}, True):
+        assert bounded(schema) == schema
 
 
 def check(text):

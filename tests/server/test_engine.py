@@ -45,12 +45,12 @@ def test_calls_that_are_forced_end_by_themselves(real):
             [{"role": "user", "content": "Weather in Oslo?"}],
             tools=TOOLS,
             tool_choice=choice,
-            parallel_tool_calls=False,
             temperature=1,
             seed=3,
             max_tokens=900,
         )
         (choice_,) = reply.choices
+        assert len(choice_.message.tool_calls) == 1  # one, where nothing is said of more
         assert choice_.finish_reason in ("tool_calls", "length")
         (call,) = choice_.message.tool_calls
         assert choice == "required" or call.function.name == "time"

@@ -16,7 +16,7 @@ from dsv4.protocol.constants import CONTROL, DSML, END_THINK, EOS
 from dsv4.protocol.errors import ProtocolError
 from dsv4.protocol.markup import BLOCK_END_TAG, BLOCK_TAG, INVOKE_END_TAG, PARAMETER_END_TAG
 from dsv4.protocol.messages import check_tools, properties_of
-from dsv4.protocol.schema import definitions_of, sequence_of, types_of
+from dsv4.protocol.schema import bounded, definitions_of, sequence_of, types_of
 
 Format = dict[str, Any]
 Functions = dict[int, Mapping[str, Any]]  # by their index among the tools
@@ -83,7 +83,8 @@ def _block(functions: Functions, parallel: bool, opened: bool = False) -> Format
 def _call(function: Mapping[str, Any], where: str) -> Format:
     head = _const(f'<{DSML}invoke name="{function["name"]}">\n')
     try:
-        parameters = _parameters(function.get("parameters") or {})
+        held = function.get("enforced") or function.get("parameters") or {}
+        parameters = _parameters(held)
     except ProtocolError as error:
         raise ProtocolError(f"{where}.function.parameters.{error}") from error
     return _sequence([head, parameters, _const(f"{INVOKE_END_TAG}\n")])
@@ -167,7 +168,7 @@ def _any() -> Format:
 
 
 def _json(schema: dict[str, Any]) -> Format:
-    return {"type": "json_schema", "json_schema": schema, "excludes": _NO_VALUE}
+    return {"type": "json_schema", "json_schema": bounded(schema), "excludes": _NO_VALUE}
 
 
 def _const(text: str) -> Format:

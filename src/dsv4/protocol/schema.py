@@ -7,6 +7,9 @@ from typing import Any
 
 from dsv4.protocol.errors import ProtocolError
 
+LARGEST = 2**53 - 1  # the integers that every reader of JSON has exactly
+_LOWEST, _HIGHEST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+VALUES = ("enum", "const", "default", "examples")  # hold values, not schemas
 TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 
 
@@ -50,6 +53,23 @@ def types_of(schema: Any, definitions: Mapping[str, Any], seen: tuple[str, ...] 
             allowed = {name for part in parts for name in types_of(part, definitions, seen)}
             return [name for name in TYPES if name in allowed]
     return list(TYPES)
+
+
+def bounded(schema: Any) -> Any:
+    """The schema with integers that end: where no bound is given, those within ±LARGEST. A model
+    may go on with digits for ever, where a text that is held to a grammar has nothing else."""
+    if isinstance(schema, list | tuple):
+        return [bounded(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out = {key: value if key in VALUES else bounded(value) for key, value in schema.items()}
+    limits = [out[key] for key in (*_LOWEST, *_HIGHEST) if isinstance(out.get(key), int | float)]
+    if out.get("type") == "integer" and all(abs(limit) < LARGEST for limit in limits):
+        if not out.keys() & {*_LOWEST, "enum", "const"}:
+            out["minimum"] = -LARGEST
+        if not out.keys() & {*_HIGHEST, "enum", "const"}:
+            out["maximum"] = LARGEST
+    return out
 
 
 def sequence_of(schema: Mapping[str, Any], key: str) -> Sequence[Any]:

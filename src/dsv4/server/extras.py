@@ -27,7 +27,7 @@ class Extras:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     end_ids: tuple[int, ...] = ()
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool | None = None
     seed: int | None = None
 
     def thinking(self) -> Extras:
@@ -67,7 +67,7 @@ def read_extras(body: Mapping[str, Any], most_choices: int) -> Extras:
         top_k=min(fields.integer(body, "top_k") or 0, 1 << 31),
         logit_bias=_biases(body),
         end_ids=tuple(_end_ids(body)),
-        parallel_tool_calls=parallel is not False,
+        parallel_tool_calls=parallel,
         seed=seed,
         **numbers,
     )

@@ -112,8 +112,9 @@ class Service:
             raise RequestError("is missing: the most tokens to generate", "max_tokens")
         extras = replace(read_extras(body, 1), end_ids=())
         choice = body.get("tool_choice")
-        if isinstance(choice, dict) and choice.get("disable_parallel_tool_use") is True:
-            extras = replace(extras, parallel_tool_calls=False)
+        alone = choice.get("disable_parallel_tool_use") if isinstance(choice, dict) else None
+        if isinstance(alone, bool):
+            extras = replace(extras, parallel_tool_calls=not alone)
         request = from_anthropic(body, self.options)
         exchange = self._exchange("msg_", request.model, inbox)
         done = self._submit(exchange, request, extras)

@@ -188,3 +188,18 @@ def test_lenient_reading_encodes_what_can_be_encoded():
         with pytest.raises(RequestError):
             from_anthropic({"messages": messages})
         assert from_anthropic({"messages": messages}, lenient).prompt().endswith(f"{A}{T}")
+
+
+def test_a_format_is_that_of_chat():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    said = [{"role": "user", "content": "x"}]
+    form = {"type": "json_schema", "schema": schema}
+    asked = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    chat = from_openai({"messages": said, "response_format": asked})
+    for more in ({"output_config": {"format": form}}, {"output_format": form}):
+        request = from_anthropic({"messages": said, **more})
+        assert request.prompt() == chat.prompt() and request.constraint == chat.constraint
+    other = {"output_config": {"format": {"type": "yaml"}, "effort": "low"}}
+    assert from_anthropic({"messages": said, **other}).constraint is None
+    with pytest.raises(RequestError, match=r"output_config\.format\.schema"):
+        from_anthropic({"messages": said, "output_config": {"format": {"type": "json_schema"}}})

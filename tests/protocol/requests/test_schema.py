@@ -2,7 +2,8 @@
 
 import pytest
 
-from dsv4.protocol import RequestError
+from dsv4.protocol import RequestError, RequestOptions, from_openai
+from dsv4.protocol import constants as c
 from dsv4.protocol.requests.schema import check_schema
 from dsv4.protocol.requests.strict_schema import strict_schema
 
@@ -117,3 +118,47 @@ def test_what_no_strict_tool_may_have(place, schema):
     with pytest.raises(RequestError) as error:
         strict_schema(schema, "s")
     assert str(error.value).startswith(place)
+
+
+def test_a_strict_reply_is_held_to_the_whole_schema():
+    """Also to what the prompt does not show: enum of numbers, and models inside of models."""
+    xgrammar = pytest.importorskip("xgrammar")
+    testing = pytest.importorskip("xgrammar.testing")
+    point = {"type": "object", "properties": {"k": {"type": "integer", "enum": [1, 22]}}}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "enum": [7]}, "p": {"$ref": "#/$defs/P"}},
+        "required": ["n", "p"],
+        "$defs": {"P": point | {"required": ["k"]}},
+    }
+    said = [{"role": "user", "content": "x"}]
+    form = {"name": "s", "strict": True, "schema": schema}
+    tool = {"name": "s", "strict": True, "parameters": schema}
+    off = {"messages": said, "thinking": {"type": "disabled"}}
+    answer = from_openai({**off, "response_format": {"type": "json_schema", "json_schema": form}})
+    call = from_openai(
+        {**off, "tools": [{"type": "function", "function": tool}], "tool_choice": "required"},
+        RequestOptions(think_then_call=True),
+    )
+    assert '"$defs":' not in answer.constraint.text() + call.constraint.text()
+
+    def accepts(request, text):
+        grammar = xgrammar.Grammar.from_structural_tag(request.grammar())
+        return testing._is_grammar_accept_string(grammar, text)
+
+    def called(n, p):
+        return (
+            f'<{c.DSML}invoke name="s">\n<{c.DSML}parameter name="n" string="false">{n}'
+            f'</{c.DSML}parameter>\n<{c.DSML}parameter name="p" string="false">{p}'
+            f"</{c.DSML}parameter>\n</{c.DSML}invoke>\n</{c.DSML}tool_calls>"
+        )
+
+    for n, p, good in (
+        (7, '{"k": 22}', True),
+        (8, '{"k": 22}', False),
+        (7, '{"k": 3}', False),
+        (7, "{}", False),
+        (7, '{"k": 1, "l": 1}', False),
+    ):
+        assert accepts(answer, f'{{"n": {n}, "p": {p}}}') is good
+        assert accepts(call, called(n, p)) is good

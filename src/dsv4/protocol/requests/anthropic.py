@@ -23,8 +23,15 @@ from dsv4.protocol.requests.history import (
     reminder,
 )
 from dsv4.protocol.requests.options import DEFAULTS, RequestOptions
-from dsv4.protocol.requests.request import Asked, Request
-from dsv4.protocol.requests.tools import Choice, Offer, check_name, constraint, in_force
+from dsv4.protocol.requests.request import Asked, Constraint, Request
+from dsv4.protocol.requests.tools import (
+    Choice,
+    Offer,
+    check_name,
+    constraint,
+    in_force,
+    read_format,
+)
 
 _FIXED = {"image": UNSUPPORTED["image"]}
 _SERVER_BLOCKS = ("server_tool_use", "web_search_tool_result")
@@ -50,6 +57,7 @@ def from_anthropic(body: Any, options: RequestOptions = DEFAULTS) -> Request:
     if options.need_reasoning and thought.on:
         check_reasoning(history.messages, bool(offers), "content[].thinking", "messages")
     force = in_force(offers, choice, thought.on, options, needs_schema=True)
+    response_format, of_format = _format(body, options)
     stops = common.check_stop(stop, "stop_sequences")
     asked = Asked(temperature, top_p, None, limit)
     sampled = common.sampling(asked, thought, force.tools, options, lower=True)
@@ -61,8 +69,8 @@ def from_anthropic(body: Any, options: RequestOptions = DEFAULTS) -> Request:
         force,
         sampled,
         options,
-        response_format=None,
-        constraint=constraint(force, None),
+        response_format=response_format,
+        constraint=constraint(force, of_format),
         stop=stops,
         stream=stream,
     )
@@ -81,6 +89,23 @@ def _choice(body: Mapping[str, Any], options: RequestOptions) -> Choice:
     if kind == "any" and options.think_then_call:
         return "required"
     return "none" if kind == "none" else "auto"
+
+
+def _format(
+    body: Mapping[str, Any], options: RequestOptions
+) -> tuple[dict[str, Any] | None, Constraint | None]:
+    """What `output_config.format`, or `output_format` of earlier clients, asks for."""
+    given, path = (
+        fields.inner(fields.inner(body, "output_config"), "format"),
+        "output_config.format",
+    )
+    if not given:
+        given, path = fields.inner(body, "output_format"), "output_format"
+    return (
+        read_format(given, path, given, options)
+        if given.get("type") == "json_schema"
+        else (None, None)
+    )
 
 
 def _offers(body: Mapping[str, Any], options: RequestOptions) -> list[Offer]:

@@ -12,6 +12,7 @@ from dsv4.protocol.errors import RequestError
 from dsv4.protocol.grammar import reply_grammar
 from dsv4.protocol.quick import Quick, check_place, continuation
 from dsv4.protocol.requests.prompt import Conversation, put_conversation
+from dsv4.protocol.schema import bounded
 from dsv4.protocol.segments import Segment, TextEncoder, Wire, to_ids
 from dsv4.protocol.stream import StreamParser
 
@@ -22,11 +23,13 @@ Api = Literal["chat", "messages", "responses"]
 class Constraint:
     """What a reply must be: `kind` json, regex, tool_call or tool_call_required.
 
-    `value` is the schema, the expression, or the tools; None for any JSON.
+    `value` is the schema, the expression, or the tools; None for any JSON. `enforced`: the schema
+    in place of `value`, of which a strict one has lost something.
     """
 
     kind: Literal["json", "regex", "tool_call", "tool_call_required"]
     value: Any = None
+    enforced: Any = None
 
     def text(self) -> str:
         """The value as a backend of DeepSeek's gets it: compact JSON, or the expression."""
@@ -40,8 +43,9 @@ class Constraint:
             return {"type": "regex", "pattern": self.value}
         if self.kind != "json":
             return None
-        schema = {"type": "object"} if self.value is None else self.value
-        return {"type": "json_schema", "json_schema": {} if schema is True else schema}
+        given = self.value if self.enforced is None else self.enforced
+        schema = {"type": "object"} if given is None else given
+        return {"type": "json_schema", "json_schema": {} if schema is True else bounded(schema)}
 
 
 @dataclass(frozen=True)
@@ -180,12 +184,16 @@ class Request:
                     f"tool_calls[{number}]",
                 )
 
-    def grammar(self, parallel_tool_calls: bool = True) -> dict[str, Any]:
+    def grammar(self, parallel_tool_calls: bool | None = None) -> dict[str, Any]:
         """The reply's grammar, for an engine that can hold it to one: see `reply_grammar`.
 
+        Where nothing is said of parallel calls, a choice that forces a call asks for one: a model
+        that is made to call cannot be relied on to stop.
         A prefix of the answer has begun what a format asks for, so the rest is held to nothing.
         """
         begun = self.continues and self.starts == "content"
+        if parallel_tool_calls is None:
+            parallel_tool_calls = self.tool_choice == "auto"
         return reply_grammar(
             self.tools,
             self.tool_choice,

@@ -11,6 +11,7 @@ from typing import Any
 
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests.fields import missing, place, wrong
+from dsv4.protocol.schema import VALUES
 
 _FORMATS = ("email", "hostname", "ipv4", "ipv6", "uuid")
 _NUMBERS = (
@@ -36,6 +37,22 @@ def strict_schema(schema: Any, path: str) -> dict[str, Any]:
             "The top level of the function parameters schema must be an object.", path
         )
     return node
+
+
+def enforced(schema: Any) -> Any:
+    """What a reply is held to: the client's own schema with nothing dropped, strict objects in it.
+
+    The model is shown `strict_schema`, as by DeepSeek's API, which has no enum of numbers and no
+    `$defs`.
+    """
+    if isinstance(schema, list):
+        return [enforced(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out = {key: value if key in VALUES else enforced(value) for key, value in schema.items()}
+    if out.get("type") == "object":
+        out |= {"required": list(out.get("properties") or ()), "additionalProperties": False}
+    return out
 
 
 def _node(schema: Any, path: str, top: bool = False) -> dict[str, Any]:

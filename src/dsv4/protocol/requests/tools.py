@@ -11,7 +11,7 @@ from dsv4.protocol.requests.fields import missing, place, wrong
 from dsv4.protocol.requests.options import RequestOptions
 from dsv4.protocol.requests.request import Constraint
 from dsv4.protocol.requests.schema import check_schema
-from dsv4.protocol.requests.strict_schema import strict_schema
+from dsv4.protocol.requests.strict_schema import enforced, strict_schema
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 Choice = str | Mapping[str, Any]
@@ -122,12 +122,14 @@ def _tool(offer: Offer, options: RequestOptions, needs_schema: bool) -> dict[str
         raise missing(*offer.schema_path.rsplit(".", 1))
     elif schema is not None:
         _check_parameters(offer, options)
-    function = {
+    function: dict[str, Any] = {
         "name": offer.name,
         "description": offer.description,
         "parameters": {} if schema is None else schema,
         "strict": offer.strict,
     }
+    if offer.strict and offer.parameters is not None:
+        function["enforced"] = enforced(offer.parameters)
     return {"type": "function", "function": function}
 
 
@@ -167,12 +169,14 @@ def read_format(
     where = f"{path}.json_schema.schema" if inner is not given else f"{path}.schema"
     if schema is None:
         raise RequestError("is missing", where)
-    enforced = schema
+    told = schema
     if inner.get("strict"):
-        enforced = strict_schema(schema, where)
+        told = strict_schema(schema, where)
     elif not options.lenient:
         check_schema(schema, where)
-    return {"type": "json_schema", "schema": schema}, Constraint("json", enforced)
+    return {"type": "json_schema", "schema": schema}, Constraint(
+        "json", told, enforced(schema) if inner.get("strict") else schema
+    )
 
 
 def constraint(force: Force, of_format: Constraint | None) -> Constraint | None:

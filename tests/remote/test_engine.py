@@ -290,6 +290,20 @@ def test_cancel_leaves_the_server(front, tokenizer):
         assert engine.backends()[0].running == 0
 
 
+def test_cancelled_at_once(front, tokenizer):
+    """Before its first step, and in any of the next."""
+    with faking(tokenizer, pause=0.01) as fake:
+        engine = front(fake.url)
+        found = [Heard() for _ in range(60)]
+        for number, heard in enumerate(found):
+            handle = engine.submit(Job([1, number], TEN), heard)
+            time.sleep(number % 3 * 0.0005)
+            handle.cancel()
+        assert all(heard.wait().end.reason == "cancelled" for heard in found)
+        assert engine.statistics()["waiting"] == engine.statistics()["running"] == 0
+        assert run(engine).end.reason == "stop"
+
+
 def test_limits_and_the_end(front, tokenizer):
     with faking(tokenizer, pause=0.2) as fake:
         engine = front(fake.url, queue=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 from dsv4.engine.request import Finished, FinishReason, Job, Listener, RemoteError, Token, Usage
 from dsv4.remote.backend import Backend
@@ -28,21 +29,24 @@ class Run:
         self.task: asyncio.Task[None] | None = None
 
     def begin(
-        self, serve: Callable[[Run], Awaitable[None]], ended: Callable[[Run, Finished], None]
+        self,
+        serve: Callable[[Run], Coroutine[Any, Any, None]],
+        ended: Callable[[Run, Finished], None],
     ) -> None:
         """In the loop: serve it, and tell of its end."""
 
-        async def work() -> None:
-            try:
-                await serve(self)
-                end = Finished(self.end or "stop", self.usage)
-            except asyncio.CancelledError:
+        def done(task: asyncio.Task[None]) -> None:  # also of one that never took a step
+            error = None if task.cancelled() else task.exception()
+            if task.cancelled():
                 end = Finished("cancelled", self.usage)
-            except Exception as error:
+            elif isinstance(error, Exception):
                 end = Finished("error", self.usage, error)
+            else:
+                end = Finished(self.end or "stop", self.usage)
             ended(self, end)
 
-        self.task = self._loop.create_task(work())
+        self.task = self._loop.create_task(serve(self))
+        self.task.add_done_callback(done)
         if self.cancelled:
             self.task.cancel()
 

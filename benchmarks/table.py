@@ -203,6 +203,24 @@ def speculate() -> str:
     return "\n".join(lines)
 
 
+def policies() -> str:
+    """The table of benchmarks/policies.py's last run."""
+    report = json.loads((RESULTS / "policies.json").read_text(encoding="utf-8"))
+    lines = [
+        f"`nano`, a prompt of {report['tokens']:,} tokens, then {report['edits']} prompts that "
+        f"leave it at random places, {report['machine']} (`benchmarks/policies.py`):",
+        "",
+        "| policy | bytes a token: entries | states | files | known tokens read again | at most |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in report["policies"].items():
+        sizes = " | ".join(
+            f"{row[key]:,.0f}" for key in ("page_bytes", "state_bytes", "file_bytes")
+        )
+        lines.append(f"| {name} | {sizes} | {row['again']:,.0f} | {row['most']:,} |")
+    return "\n".join(lines)
+
+
 def modes() -> str:
     """The table of benchmarks/modes.py's last run."""
     report = json.loads((RESULTS / "modes.json").read_text(encoding="utf-8"))
@@ -247,6 +265,7 @@ def main() -> None:
         ("README.md", "nano", nano),
         ("docs/architecture.md", "modes", modes),
         ("docs/architecture.md", "resident", resident),
+        ("docs/engine.md", "policies", policies),
         ("docs/engine.md", "speculate", speculate),
         ("docs/protocol.md", "protocol", protocol),
     )

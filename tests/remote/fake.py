@@ -37,6 +37,7 @@ class Fake:
             0,
         )
         self.group = 1  # tokens of a chunk
+        self.finish = None  # another reason than stop or length
         self.__dict__.update(chosen)
         self.asked = []
 
@@ -115,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fake.pause:
                 time.sleep(fake.pause)
             self.chunk(body, said[first : first + fake.group])
-        finish = "stop" if said and said[-1] == 1 else "length"
+        finish = fake.finish or ("stop" if said and said[-1] == 1 else "length")
         self.event({"choices": [{"index": 0, "text": "", "finish_reason": finish}]})
         usage = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 2}}
         self.event({"choices": [], "usage": usage})

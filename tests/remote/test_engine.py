@@ -233,6 +233,26 @@ def test_a_request_that_ends_every_server_does_not_meet_them_all(front, tokenize
         assert sum(len(fake.asked) for fake in (a, b, c, d)) == 3
 
 
+def test_a_server_that_ends_replies_itself(front, tokenizer):
+    with faking(tokenizer, finish="abort", reply=[5]) as bad, faking(tokenizer) as good:
+        engine = front(bad.url, good.url)
+        found = [run(engine, [n, n, n], sampling=FREE).ids for n in range(1, 9)]
+        assert bad.asked and all(ids in ([5, 6, 7, 1], [5, 5, 6, 7, 1]) for ids in found)
+
+
+def test_a_server_that_serves_another_model_now(front, tokenizer):
+    with faking(tokenizer, status=404, message="no such model") as fake:
+        engine = front(fake.url, period=5.0)
+        assert run(engine).end.error.status == 503
+        assert "no such model" in engine.backends()[0].why
+
+
+def test_what_another_began_needs_a_server_that_can_go_on(front, tokenizer):
+    with faking(tokenizer) as fake:
+        error = run(front(fake.url), said=1).end.error
+        assert error.status == 400 and "goes on with a reply" in str(error)
+
+
 FREE = Sampling(max_tokens=10)
 
 

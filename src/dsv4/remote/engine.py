@@ -39,6 +39,7 @@ MOST_TRIES = 3  # of one job: what ends every server that it meets must not meet
 CONNECT = 5.0  # seconds
 LINGER = 1.0  # seconds that a server has for its last word on a reply that is over
 FULL = (429, 503)
+GONE = (401, 403, 404)  # another key, or another model, than when it was asked
 TOTALS = ("prompt_tokens", "cached_tokens", "generated_tokens", "finished", "failed", "resumed")
 WRONG = range(400, 500)
 
@@ -191,6 +192,8 @@ class RemoteEngine:
             sure = not run.guessed
             open_ = [b for b in open_ if sure and b.able and resumable(run.job, b.able)]
         if not open_ or len(run.tried) >= MOST_TRIES:
+            if run.job.said and any(b.able for b in self._backends):
+                raise RemoteError("no backend goes on with a reply that another began", 400)
             raise run.why or self._none_lives()
         loads = [Load(b.number, b.reading, len(b.streams)) for b in open_]
         ids = [*run.job.ids, *run.said]
@@ -250,7 +253,7 @@ class RemoteEngine:
             run.why = RemoteError(
                 f"no backend takes the request now: {error}", error.status, error.retry_after
             )
-        elif error.status in (401, 403):
+        elif error.status in GONE:
             backend.out(f"{backend.state().url} cannot be used: it answers {error}")
             run.why = self._none_lives()
         elif error.status in WRONG and run.job.grammar is not None and not run.job.binding:

@@ -208,6 +208,8 @@ class Heard:
         choices = chunk.get("choices") or [{}]
         choice = choices[0]
         self.finish = choice.get("finish_reason") or self.finish
+        if self.finish in ("abort", "error"):  # vLLM's, when it ends
+            raise LostError(f"the server ended the reply itself ({self.finish})")
         if self.able.gives_ids:
             return self._scored(choice) if choice.get("logprobs") else self._plain(choice)
         ids = self._text.feed(choice.get("text") or "")

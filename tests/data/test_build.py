@@ -1,6 +1,7 @@
 """A folder of prepared data: one tokenizer, the sources' files, mixture.json, a notice."""
 
 import json
+import shutil
 
 import pytest
 
@@ -12,12 +13,14 @@ from dsv4.data.prepared import open_sources
 
 
 @pytest.fixture
-def make(documents, tmp_path):
+def make(documents, tokenizer_file, tmp_path):
+    (tmp_path / "data").mkdir()
+    shutil.copy(tokenizer_file, tmp_path / "data")
     parts = {"one": documents[:900], "two": documents[900:]}
 
     def make(*names, **changes):
         inputs = [Input(n, lambda n=n: iter(parts[n]), n, f"{n}: by hand") for n in names]
-        options = {"vocab_size": 350, "context": 1024, "augment": NOTHING, **changes}
+        options = {"vocab_size": 360, "context": 1024, "augment": NOTHING, **changes}
         return build(inputs, tmp_path / "data", **options)
 
     make.folder = tmp_path / "data"
@@ -74,11 +77,10 @@ def test_weights_and_epochs_are_there_to_be_edited(make):
     ["", "[", "[]", "7", '{"one": 3}', '{"one": {"weight": 0}}', '{"one": {"weight": "3"}}',
      '{"one": {"epochs": NaN}}', '{"one": {"wieght": 3}}', '{"one": {"weight": true}}'],
 )  # fmt: skip
-def test_a_mixture_that_cannot_be_used(make, text):
-    make("one")
-    (make.folder / "mixture.json").write_text(text)
+def test_a_mixture_that_cannot_be_used(tmp_path, text):
+    (tmp_path / "mixture.json").write_text(text)
     with pytest.raises(DataError, match=r"mixture\.json cannot be used") as error:
-        open_sources(make.folder)
+        open_sources(tmp_path)
     assert "\n" not in str(error.value)
 
 

@@ -18,8 +18,9 @@ from dsv4.data.document import Document
 from dsv4.data.errors import CorpusError
 from dsv4.data.sources import Package, chosen, dialogues, dictionaries, packages, prose, questions
 from dsv4.data.sources.archive import members
-from dsv4.data.sources.fetch import cache_dir, fetch, sha256_of
+from dsv4.data.sources.fetch import cache_dir, fetch
 from dsv4.data.sources.text import html_text, parts, pod_text, roff_text, unwrap
+from dsv4.data.tokens import sha256_of
 
 
 def wheel(path, files):

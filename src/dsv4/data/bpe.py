@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import models, trainers
 
 from dsv4.atomic import replacing
-from dsv4.data.document import Document
+from dsv4.data.document import Document, held_out
 from dsv4.tokenizer import Tokenizer
 
 FIRST_CONTROL = 128800  # released ids from here to 129279 are control tokens or placeholders
@@ -43,13 +43,16 @@ def check_vocab(vocab_size: int) -> None:
 
 
 def sample(documents: Iterable[Document], most: int = SAMPLE) -> Iterator[str]:
-    """The texts of documents of at most `most` letters, drawn evenly from all of them: those
-    whose hashes are smallest. No more than that is in memory."""
+    """The texts of documents of at most `most` letters, drawn evenly from all that are not held
+    out: those whose hashes are smallest. No more than that is in memory."""
     kept: list[tuple[int, int, str]] = []  # a heap, the largest hash first
     size = 0
     for number, document in enumerate(documents):
+        digest = document.digest()
+        if held_out(digest):
+            continue
         text = "\n".join(text for text, control in document.segments() if not control)
-        heapq.heappush(kept, (-int.from_bytes(document.digest()[4:12]), number, text))
+        heapq.heappush(kept, (-int.from_bytes(digest[4:12]), number, text))
         size += len(text)
         while size > most and len(kept) > 1:
             size -= len(heapq.heappop(kept)[2])

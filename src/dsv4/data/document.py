@@ -40,6 +40,10 @@ class Document:
         user = {"role": "user", "content": question}
         return cls(messages=(user, {"role": "assistant", "content": answer}), key=key)
 
+    def __bool__(self) -> bool:
+        """Says something."""
+        return bool(self.messages or self.text.strip())
+
     @property
     def thinking_mode(self) -> str:
         """The protocol's mode: "thinking" where some reply holds reasoning."""

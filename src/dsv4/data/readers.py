@@ -18,6 +18,7 @@ from dsv4.data.document import Document
 from dsv4.data.errors import DataError
 from dsv4.files import open_regular
 from dsv4.protocol import ProtocolError, validate
+from dsv4.protocol.segments import half_reason, is_unicode, unicode_text
 
 TEXT = (".txt", ".md", ".rst", ".text", ".py")
 LINES = (".jsonl", ".ndjson")
@@ -82,14 +83,17 @@ def read_text(file: Path, _: str, on_bad: OnBad) -> Iterator[Document]:
 
 
 def read_lines(file: Path, field: str, on_bad: OnBad) -> Iterator[Document]:
-    """A document of every line that is not blank."""
+    """A document of every line that is not blank and says something."""
     for number, line in _lines(file, on_bad):
         if not line.strip():
             continue
         try:
-            yield document_of(_parsed(line), field, f"{file}:{number}")
+            document = document_of(_parsed(line), field, f"{file}:{number}")
         except DataError as error:
             on_bad(_placed(error, f"{file}:{number}"))
+            continue
+        if document:
+            yield document
 
 
 def read_parquet(file: Path, field: str, on_bad: OnBad) -> Iterator[Document]:
@@ -107,9 +111,12 @@ def read_parquet(file: Path, field: str, on_bad: OnBad) -> Iterator[Document]:
                 for row in batch.to_pylist():
                     number += 1
                     try:
-                        yield document_of(_without_nulls(row), field, f"{file}:row {number}")
+                        document = document_of(_without_nulls(row), field, f"{file}:row {number}")
                     except DataError as error:
                         on_bad(error)
+                        continue
+                    if document:
+                        yield document
     except (OSError, ValueError, ArrowException) as error:
         if isinstance(error, DataError):
             raise
@@ -121,6 +128,8 @@ def document_of(record: Any, field: str, where: str) -> Document:
     if not isinstance(record, dict):
         raise DataError(f"{where}: must be an object with {field!r} or {MESSAGES!r}")
     if isinstance(record.get(field), str):
+        if not is_unicode(record[field]):
+            raise DataError(f"{where}: {half_reason(record[field])}")
         return Document(record[field], where=where)
     if record.get(field) is not None:
         raise DataError(f"{where}: {field} = {str(record[field])[:40]!r}: must be text")
@@ -128,9 +137,13 @@ def document_of(record: Any, field: str, where: str) -> Document:
         names = ", ".join(map(repr, list(record)[:8])) or "nothing"
         raise DataError(f"{where}: has neither {field!r} nor {MESSAGES!r} but {names}")
     try:
-        return Document(messages=tuple(validate(record[MESSAGES])), where=where)
+        messages = tuple(validate(record[MESSAGES]))
+        document = Document(messages=messages, where=where)
+        for text, _ in document.segments():
+            unicode_text(text)
     except ProtocolError as error:
         raise DataError(f"{where}: {error}") from error
+    return document
 
 
 Kind = Callable[[Path, str, OnBad], Iterator[Document]]

@@ -7,7 +7,6 @@ those documents and goes on.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -25,7 +24,7 @@ from dsv4.atomic import replacing
 from dsv4.data.augment import Augment, Encoder
 from dsv4.data.document import Document
 from dsv4.data.errors import DataError
-from dsv4.data.tokens import TokenFile, paths_of
+from dsv4.data.tokens import TokenFile, paths_of, sha256_of
 from dsv4.data.writer import Grown, TokenWriter
 from dsv4.files import read_json
 from dsv4.tokenizer import Tokenizer
@@ -65,7 +64,7 @@ def tokenise(
     tokenizer = Tokenizer.load(tokenizer_file)
     made = {
         "source": source,
-        "tokenizer": hashlib.sha256(tokenizer_file.read_bytes()).hexdigest(),
+        "tokenizer": sha256_of(tokenizer_file),
         **asdict(augment),
     }
     if found := _finished(folder, made):

@@ -51,6 +51,12 @@ def paths_of(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.tokens", folder / f"{name}.index"
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_index(path: Path, header: Header, offsets: np.ndarray) -> None:
     """Write an index whose ids are in place. Raises WriteError."""
     text = json.dumps(asdict(header), ensure_ascii=False).encode()

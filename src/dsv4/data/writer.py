@@ -4,7 +4,6 @@ much of both is whole. `finish` makes the token file of them; until then nothing
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dsv4.atomic import write_error
-from dsv4.data.tokens import BLOCK, Header, dtype_of, paths_of, write_index
+from dsv4.data.tokens import Header, dtype_of, paths_of, sha256_of, write_index
 
 
 @dataclass
@@ -75,7 +74,7 @@ class TokenWriter:
         offsets = np.zeros(self.grown.documents + 1, dtype="<u8")
         offsets[1:] = np.fromfile(self._ends, dtype="<u8")
         header = Header(
-            dtype=self.dtype.str, sha256=_sha256(self.part), made=made, **asdict(self.grown)
+            dtype=self.dtype.str, sha256=sha256_of(self.part), made=made, **asdict(self.grown)
         )
         path, index = paths_of(self.folder, self.name)
         try:
@@ -106,11 +105,3 @@ class TokenWriter:
         except OSError as error:
             raise write_error(path, error) from error
         return file
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

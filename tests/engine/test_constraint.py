@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import dsv4
-from dsv4.engine.constraint import Constraints, allowed_ids, word_count
+from dsv4.engine.constraint import Constraints, allowed_ids, mask_all, word_count
 from dsv4.engine.request import Job
 from dsv4.engine.sampler import Row, choose, choose_runs
 from dsv4.protocol import constants as c
@@ -247,6 +248,39 @@ def test_an_ambiguous_expression_fails_its_job_alone(monkeypatch):
     with pytest.raises(ValueError, match="less ambiguous"):  # it stays so
         allowed(constraint)
     assert allowed(own.compile(tag({"type": "regex", "pattern": "b"})))
+
+
+def test_masks_of_many_replies_are_those_of_each(constraints):
+    forms = [{"type": "regex", "pattern": p} for p in ("[0-9]+", "ab", "c*d")]
+    many = [constraints.compile(tag(form)) for form in forms]
+    wrong = constraints.compile(tag(forms[0]))
+    wrong.accept(TOKENIZER.encode("a")[0])
+    words = torch.full((9, word_count(VOCAB)), -1, dtype=torch.int32)
+    failed = mask_all([many[0], wrong, *many[1:]], [7, 2, 0, 4], words)
+    assert list(failed) == [2] and "does not let token" in str(failed[2])
+    for constraint, row in zip(many, (7, 0, 4), strict=True):
+        assert allowed_ids(words[row], VOCAB) == allowed(constraint)
+    assert torch.equal(words[1], torch.full_like(words[1], -1))  # nobody's row
+
+
+@pytest.mark.parametrize("pause", [0.0, 10.0])
+def test_one_that_is_stuck_fails_alone(monkeypatch, pause):
+    """Those before it and behind it are masked; a thread that was left behind disturbs nobody."""
+    monkeypatch.setattr("dsv4.engine.constraint.FIRST", 0.1)
+    monkeypatch.setattr("dsv4.engine.constraint.PAUSE", pause)
+    own = Constraints(TOKENIZER, VOCAB, [EOS])
+    some = [own.compile(tag({"type": "regex", "pattern": "[0-9]+"})) for _ in range(4)]
+    go_on, match = threading.Event(), some[1].match
+    monkeypatch.setattr(some[1], "match", lambda words: go_on.wait(60) and match(words))
+    words = torch.zeros(4, word_count(VOCAB), dtype=torch.int32)
+    failed = mask_all(some, [0, 1, 2, 3], words)
+    go_on.set()
+    assert list(failed) == [1] and "less ambiguous" in str(failed[1])
+    digits = allowed(own.compile(tag({"type": "regex", "pattern": "[0-9]+"})))
+    for _ in range(2):
+        for row in (0, 2, 3):
+            assert allowed_ids(words[row], VOCAB) == digits
+        assert list(mask_all(some, [0, 1, 2, 3], words)) == [1]  # it stays so
 
 
 def test_a_slow_compilation_is_given_up_and_blocks_nobody(monkeypatch):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ DEEPEST = 120  # brackets inside one another
 COMPILING = 10.0  # seconds that compiling may take
 FIRST, EACH = 2.0, 0.02  # seconds that matching may take: of a reply, and of each token more
 KEPT = 256 << 20  # bytes of compiled grammars
+PAUSE = 0.05  # seconds after which the other grammars of a step are asked in a call of their own
 LEFT = 4  # compilations and matches that were given up and go on
 
 _MARK = "\U0010ffff"  # no text holds it: Unicode says it is no character
@@ -53,11 +55,11 @@ class Constraint:
         patience: Patience,
     ):
         self._matcher, self._vocab_size, self._end_ids = matcher, vocab_size, frozenset(end_ids)
-        self._patience = patience
+        self.patience = patience
         self._waiting: list[int] = []  # accepted, not yet given to the matcher
         self._matched = 0
         self._spent = 0.0
-        self._failed: ValueError | None = None
+        self.failed: ValueError | None = None
         self.closed = False  # an end token was accepted: nothing may come
 
     def mask(self, words: Tensor, row: int = 0) -> None:
@@ -66,13 +68,8 @@ class Constraint:
         Raises ValueError where none may, since the grammar cannot be completed or has ended, for an
         id that should not have been accepted, and when matching takes too long.
         """
-        if self._failed is not None:
-            raise self._failed
-        new = words.new_zeros(1, words.shape[-1])  # a thread that was left behind may write it
-        self._patiently(lambda: self._match(new))
-        words[row] = new[0]
-        if not bool(new.any()):
-            raise ValueError("the grammar lets no token come here: it cannot be completed")
+        for error in mask_all([self], [row], words).values():
+            raise error
 
     def accept(self, token: int) -> None:
         """Go on with an id that may come."""
@@ -81,7 +78,7 @@ class Constraint:
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` ids."""
-        if not count or self._failed is not None:
+        if not count or self.failed is not None:
             return
         self.closed = False
         waiting = min(count, len(self._waiting))
@@ -99,7 +96,8 @@ class Constraint:
         self.mask(words)
         return self._end_ids.issuperset(allowed_ids(words[0], self._vocab_size))
 
-    def _match(self, words: Tensor) -> None:
+    def match(self, words: Tensor) -> None:
+        """Give the matcher what was accepted, and set the bits of words [1, ⌈vocab/32⌉]."""
         while self._waiting:
             if not self._matcher.accept_token(self._waiting[0]):
                 raise ValueError(f"the grammar does not let token {self._waiting[0]} come here")
@@ -108,18 +106,100 @@ class Constraint:
         if not self._matcher.is_terminated():
             self._matcher.fill_next_token_bitmask(words, 0)
 
-    def _patiently(self, call: Callable[[], None]) -> None:
-        allowed = FIRST + EACH * (self._matched + len(self._waiting))
-        try:
-            _, spent = self._patience.run(call, allowed - self._spent + FIRST)
-            self._spent += spent
-        except TimeoutError:
-            self._spent = allowed + FIRST
+    @property
+    def allowed(self) -> float:
+        """Seconds that matching may have taken by now."""
+        return FIRST + EACH * (self._matched + len(self._waiting))
+
+    @property
+    def bearable(self) -> float:
+        """Seconds for which one match is waited for."""
+        return self.allowed - self._spent + FIRST
+
+    def took(self, seconds: float, allowed: float) -> None:
+        """Note what a match took; a reply that took more than is allowed has failed for good."""
+        self._spent += seconds
         if self._spent > allowed:
-            self._failed = ValueError(
+            self.failed = ValueError(
                 f"the grammar took more than {allowed:.1f} seconds to match: make it less ambiguous"
             )
-            raise self._failed
+
+
+class _Matching:
+    """Constraints that are matched in turn, in another thread, until PAUSE seconds have gone by.
+
+    `words` [n, ⌈vocab/32⌉] are its own: a thread that was left behind may write them. `given_up` is
+    the number of the one that took too long: what comes after it is not touched.
+    """
+
+    def __init__(self, some: Sequence[Constraint], words: Tensor):
+        self.some, self.words = some, words
+        self.done: list[tuple[Exception | None, float]] = []  # and seconds of a processor
+        self.given_up: int | None = None
+        self._number, self._since = 0, time.monotonic()
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """One after the other."""
+        until = time.monotonic() + PAUSE
+        for number, constraint in enumerate(self.some):
+            with self._lock:
+                now = time.monotonic()
+                if self.given_up is not None or (number and now > until):
+                    return
+                self._number, self._since = number, now
+            spent, error = time.thread_time(), None
+            try:
+                constraint.match(self.words[number : number + 1])
+            except Exception as raised:
+                error = raised
+            self.done.append((error, time.thread_time() - spent))
+
+    def left(self) -> float:
+        """Seconds that the one that runs now may go on; it is given up where there are none."""
+        with self._lock:
+            gone = time.monotonic() - self._since
+            left = self.some[self._number].bearable - gone
+            if left <= 0:
+                self.given_up = self._number
+            return left
+
+
+def mask_all(
+    constraints: Sequence[Constraint], rows: Sequence[int], words: Tensor
+) -> dict[int, ValueError]:
+    """`mask` of each one's row, in one call into another thread while none takes long; what went
+    wrong with which rows."""
+    failed = {
+        row: one.failed
+        for one, row in zip(constraints, rows, strict=True)
+        if one.failed is not None
+    }
+    left = [pair for pair in zip(constraints, rows, strict=True) if pair[1] not in failed]
+    while left:
+        some = [constraint for constraint, _ in left]
+        allowed = [constraint.allowed for constraint in some]
+        matching = _Matching(some, words.new_zeros(len(some), words.shape[-1]))
+        try:
+            least = min(constraint.bearable for constraint in some)
+            some[0].patience.run(matching.run, least, matching.left)
+            outcomes = matching.done
+        except TimeoutError:
+            outcomes = [*matching.done[: matching.given_up], (None, float("inf"))]
+        count = len(outcomes)
+        words[[row for _, row in left[:count]]] = matching.words[:count]
+        lets = matching.words[:count].any(-1).tolist()
+        for (constraint, row), (error, seconds), limit, any_id in zip(
+            left, outcomes, allowed, lets, strict=False
+        ):
+            constraint.took(seconds, limit)
+            wrong = constraint.failed or error
+            if wrong is None and not any_id:
+                wrong = ValueError("the grammar lets no token come here: it cannot be completed")
+            if wrong is not None:
+                failed[row] = wrong if isinstance(wrong, ValueError) else ValueError(_line(wrong))
+        del left[:count]
+    return failed
 
 
 class Constraints:

@@ -29,20 +29,26 @@ class Patience:
         if len(self._busy) >= self.left:
             raise ValueError(f"{len(self._busy)} grammars are still being worked on: try later")
 
-    def run(self, call: Callable[[], T], seconds: float) -> tuple[T, float]:
+    def run(
+        self, call: Callable[[], T], seconds: float, more: Callable[[], float] = lambda: 0.0
+    ) -> tuple[T, float]:
         """What `call` gives, and the seconds of a processor that it took; raises what it raises,
-        and TimeoutError."""
+        and TimeoutError, unless `more` seconds are granted when they are over."""
         try:
             worker = self._idle.pop()
         except IndexError:
             worker = _Worker()
         worker.calls.put(call)
-        try:
-            value, error, spent = worker.answers.get(timeout=max(seconds, 0))
-        except Empty:
-            worker.calls.put(None)
-            self._busy.append(worker)
-            raise TimeoutError from None
+        while True:
+            try:
+                value, error, spent = worker.answers.get(timeout=max(seconds, 0))
+                break
+            except Empty:
+                seconds = more()
+            if seconds <= 0:
+                worker.calls.put(None)
+                self._busy.append(worker)
+                raise TimeoutError
         self._idle.append(worker)
         if error is not None:
             raise error

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsv4.engine.constraint import Constraint, apply_words, word_count
+from dsv4.engine.constraint import Constraint, apply_words, mask_all, word_count
 from dsv4.engine.penalties import Penalties
 from dsv4.engine.request import Job, Token
 from dsv4.sampling import drawn, finite, first_largest, not_finite
@@ -158,6 +158,12 @@ def _edited(
     words = torch.full((len(x), word_count(x.shape[-1])), -1, dtype=torch.int32)
     alive: list[int] = []
     held: list[int] = []  # to a grammar
+    bound = [
+        (row.constraint, first)
+        for row, first in zip(rows, firsts, strict=False)
+        if row.constraint is not None and first not in failed
+    ]
+    failed |= mask_all([one for one, _ in bound], [first for _, first in bound], words)
     for row, ids, first in zip(rows, drafts, firsts, strict=False):
         for i in _walk(row, ids, first, x, words, failed):
             alive.append(i)
@@ -176,17 +182,20 @@ def _edited(
 def _walk(
     row: Row, drafts: Sequence[int], first: int, x: Tensor, words: Tensor, failed: dict
 ) -> list[int]:
-    """Edit one job's rows of x and words as if its drafts came true; the rows that may count."""
+    """Edit one job's rows of x and words, the first of which are there, as if its drafts came true;
+    the rows that may count."""
     if row.plain:
         return list(range(first, first + len(drafts) + 1))
     alive: list[int] = []
     taken: list[int] = []
     for i, draft in enumerate([*drafts, None], first):
         alive.append(i)
+        if i in failed:
+            break
         try:
             if row.penalties is not None:
                 row.penalties.apply(x[i])
-            if row.constraint is not None:
+            if row.constraint is not None and i > first:
                 row.constraint.mask(words, i)
         except (ValueError, IndexError, RuntimeError) as error:
             failed[i] = error

@@ -47,7 +47,7 @@ def test_where_a_reply_goes_on(server):
     assert [(job.number, job.said) for job in server.engine.jobs] == [(3, 2), (4, 2)]
 
 
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}}
 
 
 @pytest.mark.parametrize(

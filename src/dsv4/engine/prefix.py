@@ -175,10 +175,14 @@ class PrefixCache:
         state.used = self._clock
         self._states.setdefault(state.key, []).append(state)
         self._held_bytes += state.kept.nbytes
-        if self._held_bytes > self.state_bytes:
-            retire(self._all_states(), lambda kept: kept.kept.nbytes, SHARE * self.state_bytes)
-        while self._held_bytes > self.state_bytes:
-            self._drop_state(min(self._all_states(), key=worth))
+        if self._held_bytes <= self.state_bytes:
+            return
+        retire(self._all_states(), lambda kept: kept.kept.nbytes, SHARE * self.state_bytes)
+        goal = self.state_bytes - self.state_bytes // 64  # not one by one
+        for kept in sorted(self._all_states(), key=worth):
+            if self._held_bytes <= goal:
+                break
+            self._drop_state(kept)
 
     def reuse(self, sequence: SequenceState, found: Found) -> None:
         """Make an empty sequence one of the `found.length` tokens that are known."""

@@ -16,6 +16,9 @@ using Bytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<int64_t, nb::c_contig, nb::device::cpu>;
 
+// An array as it is: a converted copy would be read once, and written to in vain.
+inline auto strict(const char* name) { return nb::arg(name).noconvert(); }
+
 using Shape = std::vector<int64_t>;  // −1: any size
 
 inline std::string text(const Shape& shape) {

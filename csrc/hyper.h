@@ -7,8 +7,6 @@
 
 namespace dsv4::DSV4_ISA {
 
-constexpr int64_t MAX_STREAMS = 8;
-
 // x [tokens, hc·d] → u [tokens, d], and coefficients [tokens, (2 + hc)·hc]: pre | post | comb.
 // With `head`, pre only: coefficients [tokens, hc].
 void collapse(Pool& pool, const HyperShape& shape, const Hyper& weights, bool head, const float* x,

@@ -13,6 +13,8 @@ namespace dsv4 {
 
 class Residency;
 
+constexpr int64_t MAX_STREAMS = 8;
+
 struct Hyper {
   Matrix fn;                     // F32 [(2 + hc)·hc, hc·d]; the output head's is [hc, hc·d]
   const float* scale = nullptr;  // [3]; the head's [1]

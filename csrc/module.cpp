@@ -7,12 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <mutex>
-
-#if __has_include(<pthread.h>)
-#include <pthread.h>
-#endif
-
+#include "alone.h"
 #include "owned.h"
 #include "pool.h"
 #include "sublayers.h"
@@ -22,25 +17,6 @@ using namespace dsv4;
 namespace {
 
 constexpr int MAX_THREADS = 1024;
-
-std::mutex running;  // the pool and its memory serve one call at a time
-
-// A fork waits for the call that runs, so that the child finds memory whole, if not the threads.
-void survive_forks() {
-#if __has_include(<pthread.h>)
-  pthread_atfork([] { running.lock(); }, [] { running.unlock(); }, [] {
-    Pool::instance().forget_threads();
-    running.unlock();
-  });
-#endif
-}
-
-template <class F>
-auto alone(F&& body) {
-  nb::gil_scoped_release free;
-  std::lock_guard<std::mutex> lock(running);
-  return body();
-}
 
 float* floats_of(const dsv4::Tensor& x, const char* what, std::initializer_list<int64_t> shape) {
   return static_cast<float*>(x.checked(what, nb::dtype<float>(), shape));
@@ -53,13 +29,10 @@ void require_token(int64_t id, int64_t vocabulary) {
   }
 }
 
-// An array as it is: a converted copy would be read once, and written to in vain.
-auto strict(const char* name) { return nb::arg(name).noconvert(); }
-
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.attr("ABI") = 5;  // raised here and in ops/native.py whenever a name or an argument changes
+  m.attr("ABI") = 6;  // raised here and in ops/native.py whenever a name or an argument changes
 
   nb::class_<OwnedMatrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t, Bytes, std::optional<Bytes>,
@@ -334,6 +307,7 @@ NB_MODULE(_native, m) {
     alone([&] { set_threads(threads); });
   });
   survive_forks();
+  define_training(m);
   m.def("kernels", [] { return std::string(kernels()->name); });
   m.def("kernel_names", &kernel_names);
   m.def("choose_kernels", &choose_kernels);

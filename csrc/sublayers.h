@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layer.h"
+#include "training.h"
 
 namespace dsv4 {
 
@@ -32,6 +33,7 @@ struct Kernels {
                 float* coefficients, float* u);
   void (*entries)(const float* x, int64_t rows, int64_t c, int64_t r, uint8_t* packed, float* back);
   void (*keys)(const float* x, int64_t rows, int64_t ic, uint8_t* packed, float* back);
+  TrainingKernels training;
 };
 
 const Kernels* kernels();                       // the best for this machine, or the one chosen

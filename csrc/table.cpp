@@ -3,6 +3,7 @@
 #include "inputs.h"
 #include "sparse.h"
 #include "sublayers_isa.h"
+#include "training_isa.h"
 
 #define DSV4_TEXT_(x) #x
 #define DSV4_TEXT(x) DSV4_TEXT_(x)
@@ -17,6 +18,10 @@ void multiply_rows(const Matrix& w, const float* x, int64_t rows, bool low, floa
   Inputs in(pool, arena, x, rows, w.columns, w.columns, false);
   const Arranged* a = low ? in.low(w.format) : in.full(w.format);
   multiply(pool, {{&w, 0, w.rows, a, rows, nullptr, nullptr, y, w.rows}});
+}
+
+void multiply_floats(const MatrixProduct& product, bool low) {
+  multiply(Pool::instance(), caller_arena(), {product}, low);
 }
 
 void attend_keys(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,
@@ -58,6 +63,8 @@ void keys(const float* x, int64_t rows, int64_t ic, uint8_t* packed, float* back
 const Kernels KERNELS{DSV4_TEXT(DSV4_ISA), attend_layer, mix_layer,     head_logits,
                       remember_layer,      make_context, join_rows,     correct_row,
                       multiply_rows,       attend_keys,  choose,        hyper,
-                      entries,             keys};
+                      entries,             keys,
+                      {multiply_floats, train_experts, train_experts_back, train_read, train_read_back,
+                       train_write, train_write_back}};
 
 }  // namespace dsv4::DSV4_ISA

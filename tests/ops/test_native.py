@@ -17,22 +17,6 @@ module = native.module()
 pytestmark = pytest.mark.skipif(module is None, reason="the native module is not built")
 
 
-@pytest.fixture(params=module.kernel_names() if module else [])
-def kernels(request):
-    """Each set of kernels in turn, with one thread and two."""
-    best = module.kernels()
-    assert module.choose_kernels(request.param)
-    yield request.param
-    assert module.choose_kernels(best)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    module.set_threads(request.param)
-    yield request.param
-    module.set_threads(torch.get_num_threads())
-
-
 def stored(form, weight):
     """A weight in one of the four forms, as stored and as the numbers that it stands for."""
     if form == "fp8":

@@ -24,6 +24,7 @@ from dsv4.model.span import QueryBlock, Span
 from dsv4.model.study import Found, Study
 from dsv4.ops import rotary
 from dsv4.ops.attention import attend_and_mass
+from dsv4.ops.products import grouped_linear
 
 
 class Seen(NamedTuple):
@@ -175,10 +176,10 @@ class Attention(nn.Module):
 
     def _project(self, o: Tensor) -> Tensor:
         """o [b, n, H, c] → [b, n, d]: each group of heads through its own block of wo_a."""
-        grouped = o.reshape(*o.shape[:2], self.groups, -1).flatten(0, 1).transpose(0, 1)
+        grouped = o.reshape(*o.shape[:2], self.groups, -1)  # [b, n, g, H·c / g]
         wo_a = self.wo_a.matrix().unflatten(0, (self.groups, -1))  # [g, o_lora_rank, H·c / g]
-        low = torch.bmm(self.wo_a.operand(grouped), wo_a.transpose(1, 2))  # [g, b·n, o_lora_rank]
-        return self.wo_b(low.transpose(0, 1).reshape(*o.shape[:2], -1).to(o.dtype))
+        low = grouped_linear(self.wo_a.operand(grouped), wo_a, low=self.wo_a.low)
+        return self.wo_b(low.flatten(2).to(o.dtype))
 
 
 def _gather(entries: Tensor, chosen: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Block(Twinned[SubLayers]):
     def __init__(self, config: Config, layer: int, precision: Precision):
         super().__init__()
         self.config, self.precision = config, precision
+        self.rule = hyper.Rule(config.hc_sinkhorn_iters, config.hc_eps, config.rms_norm_eps)
         d, hc, dtype = config.hidden_size, config.hc_mult, precision.dtype
         self.attn_norm = RMSNorm(d, config.rms_norm_eps, dtype)
         self.attn = Attention(config, layer, precision)
@@ -74,16 +75,9 @@ class Block(Twinned[SubLayers]):
         return self._connect("ffn", x, lambda u: self.ffn(self.ffn_norm(u), ids, study))
 
     def _connect(self, part: str, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        pre, post, comb = hyper.coefficients(
-            x,
-            getattr(self, f"hc_{part}_fn"),
-            getattr(self, f"hc_{part}_scale"),
-            getattr(self, f"hc_{part}_base"),
-            iterations=self.config.hc_sinkhorn_iters,
-            eps=self.config.hc_eps,
-            norm_eps=self.config.rms_norm_eps,
-        )
-        return hyper.expand(x, sublayer(hyper.collapse(x, pre)), post, comb)
+        fn, scale, base = (getattr(self, f"hc_{part}_{name}") for name in ("fn", "scale", "base"))
+        u, write = hyper.read(x, fn, scale, base, self.rule)
+        return write(sublayer(u))
 
 
 class StreamHead(nn.Module):
@@ -112,7 +106,7 @@ class StreamHead(nn.Module):
 
     def fold(self, streams: Tensor) -> Tensor:
         """streams [b, n, hc, d] → their weighted sum [b, n, d]."""
-        pre = hyper.head_coefficients(
+        return hyper.read_head(
             streams,
             self.hc_head_fn,
             self.hc_head_scale,
@@ -120,4 +114,3 @@ class StreamHead(nn.Module):
             eps=self.config.hc_eps,
             norm_eps=self.config.rms_norm_eps,
         )
-        return hyper.collapse(streams, pre)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv4.model.precision import Precision, to_bfloat16
+from dsv4.ops import products
 from dsv4.quant import fp4, fp8
 
 
@@ -35,10 +36,12 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """y = x · weightᵀ, weight [out, in], in the model's dtype; no bias anywhere in V4."""
+    """y = x · weightᵀ, weight [out, in], in the model's dtype; no bias anywhere in V4. `low`: in
+    products x and weight are rounded to bfloat16."""
 
-    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype):
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype, *, low: bool = False):
         super().__init__()
+        self.low = low
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
 
     def operand(self, x: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., in] → [.., out]."""
-        return F.linear(self.operand(x), self.matrix())
+        return products.linear(self.operand(x), self.matrix(), low=self.low)
 
 
 class Float32Linear(Linear):
@@ -75,6 +78,7 @@ class PackedLinear(nn.Module):
 
     weight: Tensor
     scale: Tensor | None
+    low = False  # `operand` rounds
 
     def __init__(self, round_input: Callable[[Tensor], Tensor], result: torch.dtype):
         super().__init__()
@@ -103,7 +107,7 @@ def linear(
     """
     if precision.packed:
         return PackedLinear(precision.operand, result or precision.dtype)
-    return Linear(inputs, outputs, precision.dtype)
+    return Linear(inputs, outputs, precision.dtype, low=precision.low)
 
 
 def expand(weight: Tensor, scale: Tensor | None) -> Tensor:

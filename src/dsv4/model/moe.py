@@ -18,6 +18,7 @@ from dsv4.model.layers import expand, linear
 from dsv4.model.precision import Precision, to_bfloat16
 from dsv4.model.study import Study
 from dsv4.ops.experts import gate_product, routed_experts
+from dsv4.ops.products import linear as linear_product
 
 MATRICES = ("w1", "w2", "w3")
 
@@ -57,7 +58,7 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor, study: Study | None = None) -> tuple[Tensor, Tensor]:
         """x [tokens, d], ids [tokens] → experts int64 [tokens, k], weights float32 [tokens, k]."""
-        logits = F.linear(x.float(), self.weight.float())  # [tokens, E]
+        logits = linear_product(x.float(), self.weight.float())  # [tokens, E]
         told = None if study is None else study.experts
         indices = self._choose(logits.detach(), ids) if told is None else told
         if study is not None:
@@ -73,9 +74,10 @@ class Gate(nn.Module):
 class Experts(nn.Module):
     """All routed experts of a layer, stacked: w1 and w3 [E, i, d], w2 [E, d, i]."""
 
-    def __init__(self, config: Config, dtype: torch.dtype):
+    def __init__(self, config: Config, precision: Precision):
         super().__init__()
         e, d, i = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        dtype, self.low = precision.dtype, precision.low
         self.limit = config.swiglu_limit
         self.w1 = nn.Parameter(torch.empty(e, i, d, dtype=dtype))
         self.w2 = nn.Parameter(torch.empty(e, d, i, dtype=dtype))
@@ -83,7 +85,8 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         """x [tokens, d] → float32 [tokens, d]."""
-        return routed_experts(x, indices, weights, self.w1, self.w2, self.w3, self.limit)
+        matrices = self.w1, self.w2, self.w3
+        return routed_experts(x, indices, weights, *matrices, self.limit, low=self.low)
 
 
 class PackedExperts(nn.Module):
@@ -164,9 +167,8 @@ class MoE(nn.Module):
         super().__init__()
         dtype = precision.dtype
         self.gate = Gate(config, hashed=config.is_hashed(layer), dtype=dtype)
-        self.experts = (
-            PackedExperts(config, precision) if precision.packed else Experts(config, dtype)
-        )
+        stored = PackedExperts if precision.packed else Experts
+        self.experts = stored(config, precision)
         self.shared_experts = SharedExpert(config, precision)
 
     def forward(self, x: Tensor, ids: Tensor, study: Study | None = None) -> Tensor:

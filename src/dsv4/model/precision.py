@@ -1,17 +1,23 @@
 """Where a model rounds, in one table; modules read it once, when they are made.
 
-                         float   fast                     exact (as the release)
-streams, activations     dtype   float32                  bfloat16
-input of FP8/FP4 linear  as is   rounded to bfloat16      rounded to FP8, groups of 128
-input of wo_a            as is   rounded to bfloat16      bfloat16
-entries                  as is   FP8, rotary part BF16    the same
-indexer keys, queries    as is   Hadamard, FP4            Hadamard, bfloat16, FP4
-indexer head weights     float32 float32                  bfloat16
-indexer scores           float32 bfloat16                 bfloat16
-attention probabilities  dtype   float32                  bfloat16, denominator float32
-experts' w1, w3, w2      dtype   float32                  float32, summed before one cast
+                         float   mixed                 fast                  exact (the release)
+streams, activations     dtype   float32               float32               bfloat16
+input of FP8/FP4 linear  as is   rounded to bfloat16   rounded to bfloat16   rounded to FP8, of 128
+its weight               as is   rounded to bfloat16   as it is stored       as it is stored
+input of wo_a            as is   rounded to bfloat16   rounded to bfloat16   bfloat16
+entries                  as is   as is                 FP8, rotary BF16      the same
+indexer keys, queries    as is   as is                 Hadamard, FP4         Hadamard, bfloat16, FP4
+indexer head weights     float32 float32               float32               bfloat16
+indexer scores           float32 float32               bfloat16              bfloat16
+attention probabilities  dtype   float32               float32               bfloat16, sum float32
+experts' w1, w3, w2      dtype   rounded to bfloat16   float32               float32, cast once
+router, compressors      float32 float32               float32               float32
+vocabulary in the loss   float32 rounded to bfloat16
 
-In fast and exact every product takes operands that are exact in float32 and sums in float32.
+In mixed, fast and exact every product takes operands that are exact in float32 and sums in float32.
+Mixed is for training: weights and their slopes are float32, and what is rounded for a product is
+rounded for its backward too. A column that rounds otherwise (FP8 or FP4 values are exact in
+bfloat16) is mixed with another `operand` and another way from a weight to its matrix.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ def to_bfloat16(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Precision:
-    """One column of the table. `floating(dtype)`, FAST and EXACT are all there are."""
+    """One column of the table. `floating(dtype)`, MIXED, FAST and EXACT are all there are."""
 
     mode: Mode
     dtype: torch.dtype  # streams and activations
@@ -47,6 +53,7 @@ class Precision:
     index_weights: torch.dtype
     index_scores: torch.dtype
     attend: Callable[..., Tensor]
+    low: bool = False  # products of a float model round their operands to bfloat16
 
     @property
     def packed(self) -> bool:
@@ -76,6 +83,7 @@ def floating(dtype: torch.dtype) -> Precision:
     return Precision("float", dtype, lambda x: x, torch.float32, torch.float32, attend)
 
 
+MIXED = dataclasses.replace(floating(torch.float32), low=True)
 FAST = Precision("fast", torch.float32, to_bfloat16, torch.float32, torch.bfloat16, attend)
 EXACT = Precision(
     "exact", torch.bfloat16, round_fp8, torch.bfloat16, torch.bfloat16, attend_rounded

@@ -13,9 +13,10 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 SWITCH = "DSV4_NATIVE"
-ABI = 5  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
+ABI = 6  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
 MOST_THREADS = 1024  # of the native pool
 
 
@@ -32,6 +33,18 @@ def module() -> ModuleType | None:
     if getattr(found, "ABI", None) != ABI:
         _warn(f"in {found.__file__} was built from other code. Run pip install -e . again")
         return None
+    return found
+
+
+def trainer(*tensors: Tensor) -> ModuleType | None:
+    """The native module, if its training operators take these: float32 on a CPU that has fused
+    multiply-add. Its pool then has torch's number of threads."""
+    if not all(x.dtype is torch.float32 and x.device.type == "cpu" for x in tensors):
+        return None
+    found = module()
+    if found is None or found.kernels() == "portable":
+        return None
+    use_threads(found)
     return found
 
 

@@ -19,6 +19,7 @@ from dsv4.model.moe import Gate
 from dsv4.model.past import Past
 from dsv4.model.study import Study
 from dsv4.model.transformer import Transformer
+from dsv4.ops.products import add_product, multiply
 from dsv4.train.data import IGNORE, Batch
 
 CHUNK = 1024  # rows of logits that exist at a time
@@ -51,7 +52,9 @@ WHOLE = Whole()
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor, low: bool
+    ) -> Tensor:
         """Mean loss; the gradients are made here, chunk by chunk, and kept in place of logits."""
         rows, table = hidden.float(), weight.float()
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
@@ -60,7 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = rows.new_zeros(())
         for first in range(0, rows.shape[0], CHUNK):
             part, target = rows[first : first + CHUNK], targets[first : first + CHUNK]
-            logits = part @ table.T  # [chunk, vocab], float32
+            logits = multiply(part, table.T, low=low)  # [chunk, vocab], float32
             real, gold = target != IGNORE, target.clamp(min=0).unsqueeze(1)
             norm = logits.logsumexp(1, keepdim=True)
             total += ((norm - logits.gather(1, gold)).squeeze(1) * real).sum()
@@ -69,28 +72,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slope = logits.sub_(norm).exp_()
             slope.scatter_add_(1, gold, slope.new_full(gold.shape, -1.0))
             slope.mul_(real.unsqueeze(1) / count)
-            torch.mm(slope, table, out=grad_hidden[first : first + CHUNK])
-            grad_weight.addmm_(slope.T, part)
+            multiply(slope, table, low=low, out=grad_hidden[first : first + CHUNK])
+            add_product(grad_weight, slope.T, part, low=low)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         to_hidden, to_weight = ctx.dtypes
         by_hidden, by_weight = grad_hidden * grads[0], grad_weight * grads[0]
-        return by_hidden.to(to_hidden), by_weight.to(to_weight), None, None
+        return by_hidden.to(to_hidden), by_weight.to(to_weight), None, None, None
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, whole: Whole = WHOLE
+    hidden: Tensor, weight: Tensor, targets: Tensor, whole: Whole = WHOLE, *, low: bool = False
 ) -> Tensor:
     """Mean cross-entropy of `hidden @ weight.T`: hidden [N, d], weight [V, d], targets int64 [N]
-    (−100: not counted) → a float32 scalar.
+    (−100: not counted) → a float32 scalar. `low`: operands of products are rounded to bfloat16.
     """
     count = whole.over_all((targets != IGNORE).sum()).clamp(min=1)
-    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, count)
+    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, count, low)
     return result
 
 
@@ -125,9 +128,9 @@ def losses(
             study.experts = told
     documents, past = batch.documents, whole.past(model, batch.first)
     streams = model.streams(batch.ids, documents=documents, studies=studies, past=past)
-    weight = model.head.weight
+    weight, low = model.head.weight, model.precision.low
     hidden = model.collapse(streams).flatten(0, 1)
-    next_token = linear_cross_entropy(hidden, weight, batch.targets.flatten(), whole)
+    next_token = linear_cross_entropy(hidden, weight, batch.targets.flatten(), whole, low=low)
     mtp = None
     if model.mtp:
         study = studies[len(model.layers)]
@@ -135,7 +138,7 @@ def losses(
             streams, batch.next_ids, documents=documents, study=study, past=past
         )
         guess = model.draft_hidden(drafted).flatten(0, 1)
-        mtp = linear_cross_entropy(guess, weight, batch.mtp_targets.flatten(), whole)
+        mtp = linear_cross_entropy(guess, weight, batch.mtp_targets.flatten(), whole, low=low)
     real = real_tokens(batch)
     kl, recall = _index(studies, real, whole)
     learned = [study for gate, study in routers(model, studies) if not gate.hashed]

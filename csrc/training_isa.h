@@ -1,0 +1,36 @@
+// The training operators of one instruction set, and what they share.
+#pragma once
+
+#include "numeric.h"
+#include "training.h"
+
+namespace dsv4::DSV4_ISA {
+
+void train_experts(const Routing&, float* up1, float* up3, float* y);
+void train_experts_back(const Routing&, const float* up1, const float* up3, const float* slope,
+                        const RoutingSlopes&);
+
+void train_read(const Streams&, const float* x, float* z, float* norm, float* coefficients, float* u);
+void train_read_back(const Streams&, const float* x, const float* z, const float* norm,
+                     const float* coefficients, const float* of_u, const float* of_coefficients,
+                     const float* of_x, const StreamSlopes&);
+void train_write(const HyperShape&, int64_t tokens, const float* x, const float* y,
+                 const float* coefficients, float* written);
+void train_write_back(const HyperShape&, int64_t tokens, const float* x, const float* y,
+                      const float* coefficients, const float* slope, float* to_x, float* to_y,
+                      float* to_coefficients);
+
+inline v16 sigmoid(v16 x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// Sixteen floats, or what is `left` of them and then zeros.
+inline v16 read_some(const float* p, int64_t left) {
+  return left >= LANES ? load(p) : load_part(p, left);
+}
+inline void write_some(float* p, v16 v, int64_t left) {
+  if (left >= LANES) return store(p, v);
+  float all[LANES];
+  store(all, v);
+  std::memcpy(p, all, left * sizeof(float));
+}
+
+}  // namespace dsv4::DSV4_ISA

@@ -146,6 +146,33 @@ def load() -> str:
     return "\n".join(lines[:-1])
 
 
+def long() -> str:
+    """The table of benchmarks/long.py's last run, where there was one."""
+    file = RESULTS / "long.json"
+    if not file.exists():
+        return ""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        f"One sequence of `{report['checkpoint']}`, {report['machine']}; decoding beside one "
+        f"of {report['rows'][0]['tokens']:,} tokens, medians of {report['rounds']} alternating "
+        "rounds; cache in MiB as counted (entries, indexer keys, and windows and tails), and what "
+        "of it a step reads (`benchmarks/long.py`):",
+        "",
+        "| tokens | prefill of the stretch, s | tokens/s | decode, tokens/s | of the first's "
+        "| entries | keys | fixed | read a step | peak resident |",
+        "| --- |" + " --- |" * 9,
+    ]
+    for row in report["rows"]:
+        mib = {name: row[name] / 2**20 for name in ("entries", "keys", "fixed", "read a step")}
+        lines.append(
+            f"| {row['tokens']:,} | {row['seconds']:.1f} | {row['prefill']:,.0f} "
+            f"| {row['decode']:,.0f} | ×{row['ratio']:.2f} | {mib['entries']:.1f} "
+            f"| {mib['keys']:.1f} | {mib['fixed']:.2f} | {mib['read a step']:.1f} "
+            f"| {row['peak'] / 2**20:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def resident() -> str:
     """The table of benchmarks/resident.py's last run."""
     report = json.loads((RESULTS / "resident.json").read_text(encoding="utf-8"))
@@ -262,6 +289,7 @@ def main() -> None:
         ("README.md", "llama.cpp", llama_cpp),
         ("README.md", "batch", batch),
         ("README.md", "load", load),
+        ("README.md", "long", long),
         ("README.md", "nano", nano),
         ("docs/architecture.md", "modes", modes),
         ("docs/architecture.md", "resident", resident),

@@ -165,9 +165,8 @@ class AttendPass {
     });
     const int64_t count = static_cast<int64_t>(brief.size()), shared = count % pool_.threads();
     for (int64_t i = 0; i < shared; ++i) SegmentAttention(layer_, state_, p_, *brief[i], pool_, arena_).run();
-    static Pool alone;  // no threads of its own
     pool_.run(count - shared, 1, [&](int64_t i, int) {
-      SegmentAttention(layer_, state_, p_, *brief[shared + i], alone, worker_arena()).run();
+      SegmentAttention(layer_, state_, p_, *brief[shared + i], Pool::alone(), worker_arena()).run();
     });
   }
 

@@ -29,28 +29,39 @@ inline void pack_entry(const float* x, int64_t c, int64_t r, uint8_t* row) {
   }
 }
 
-inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
-  const int64_t plain = c - r;
-  const uint8_t* scales = row + plain + 2 * r;
-  for (int64_t first = 0; first < plain; first += ENTRY_BLOCK) {
-    const int64_t count = std::min(ENTRY_BLOCK, plain - first);
-    const float scale = from_e8m0(scales[first / ENTRY_BLOCK]);
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-      store(x + first + i, decode_e4m3(widen(row + first + i), scale));
+// Channels [first, last) of entries, each at its place: x [count, last − first].
+inline void unpack_entries(const uint8_t* const* rows, int64_t count, int64_t c, int64_t r,
+                           int64_t first, int64_t last, float* x) {
+  const int64_t plain = c - r, wide = last - first, scales = plain + 2 * r;
+  for (int64_t i = first; i < last;) {
+    float* to = x + i - first;
+    // as many whole vectors as share a scale, or need none
+    const int64_t end = i < plain ? std::min({last, plain, (i / ENTRY_BLOCK + 1) * ENTRY_BLOCK}) : last;
+    const int64_t whole = i + (end - i) / LANES * LANES, from = i;
+    for (int64_t s = 0; s < count && i < plain; ++s, to += wide) {
+      const auto* codes = reinterpret_cast<const int8_t*>(rows[s]);
+      const float scale = from_e8m0(rows[s][scales + i / ENTRY_BLOCK]);
+      for (int64_t j = from; j < whole; j += LANES) {
+        store(to + j - from, decode_e4m3(widen(codes + j), scale));
+      }
+      for (int64_t j = whole; j < end; ++j) to[j - from] = decode_e4m3(rows[s][j]) * scale;
     }
-    for (; i < count; ++i) x[first + i] = decode_e4m3(row[first + i]) * scale;
+    for (int64_t s = 0; s < count && i >= plain; ++s, to += wide) {
+      const auto* rotary = reinterpret_cast<const uint16_t*>(rows[s] + plain) - plain;
+      for (int64_t j = from; j < whole; j += LANES) {
+        store(to + j - from, bits<v16>(widen(rotary + j) << 16));
+      }
+      for (int64_t j = whole; j < end; ++j) {
+        uint16_t value;
+        std::memcpy(&value, rotary + j, sizeof value);
+        to[j - from] = from_bf16(value);
+      }
+    }
+    i = end;
   }
-  const auto* rotary = reinterpret_cast<const uint16_t*>(row + plain);
-  int64_t i = 0;
-  for (; i + LANES <= r; i += LANES) {
-    store(x + plain + i, bits<v16>(widen(rotary + i) << 16));
-  }
-  for (; i < r; ++i) {
-    uint16_t value;
-    std::memcpy(&value, row + plain + 2 * i, 2);
-    x[plain + i] = from_bf16(value);
-  }
+}
+inline void unpack_entry(const uint8_t* row, int64_t c, int64_t r, float* x) {
+  unpack_entries(&row, 1, c, r, 0, c, x);
 }
 
 inline int key_exponent(const float* x, int64_t count) {
@@ -85,8 +96,8 @@ inline void unpack_key(const uint8_t* row, int64_t ic, float* x) {
     const float scale = from_e8m0(row[ic / 2 + first / KEY_BLOCK]);
     const int64_t last = std::min(first + KEY_BLOCK, ic);
     for (int64_t i = first; i < last; i += 2) {
-      x[i] = decode_e2m1(row[i / 2] & 15) * scale;
-      x[i + 1] = decode_e2m1(row[i / 2] >> 4) * scale;
+      x[i] = E2M1[row[i / 2] & 15] * scale;
+      x[i + 1] = E2M1[row[i / 2] >> 4] * scale;
     }
   }
 }

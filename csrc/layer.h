@@ -2,6 +2,7 @@
 // Nothing here owns memory; the Python side keeps the tensors alive.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -114,10 +115,17 @@ struct Ring {
 struct Paged {
   uint8_t* data = nullptr;
   int64_t pages = 0, page_rows = 0, row = 0;
+  uint8_t* in(int64_t page, int64_t entry) const { return data + (page * page_rows + entry) * row; }
   uint8_t* at(const int32_t* table, int64_t entry) const {
-    return data + (table[entry / page_rows] * page_rows + entry % page_rows) * row;
+    return in(table[entry / page_rows], entry % page_rows);
   }
-  int64_t left_in_page(int64_t entry) const { return page_rows - entry % page_rows; }
+  // How many entries, at most `most`, lie side by side from one on: to the end of its page, and of the
+  // pages behind it that lie behind it.
+  int64_t side_by_side(const int32_t* table, int64_t entry, int64_t most) const {
+    int64_t page = entry / page_rows, count = page_rows - entry % page_rows;
+    for (; count < most && table[page + 1] == table[page] + 1; ++page) count += page_rows;
+    return std::min(count, most);
+  }
 };
 
 // Bytes of a cache row: an entry of c channels, r of them rotary, and an indexer key (entries.h).

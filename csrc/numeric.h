@@ -79,12 +79,11 @@ inline float decode_e4m3(uint8_t code) {
   return code & 0x80 ? -magnitude : magnitude;
 }
 
-// Sixteen codes, one in each lane, times a scale.
-inline v16 decode_e4m3(u16 codes, float scale) {
-  const u16 magnitude = codes & 0x7Fu;
-  v16 value = bits<v16>(magnitude << 20) * 0x1p120f * scale;
-  value = magnitude == 0x7Fu ? splat(NAN) : value;
-  return bits<v16>(bits<u16>(value) | ((codes & 0x80u) << 24));
+// Sixteen codes, one in each lane with its sign extended, times a scale.
+inline v16 decode_e4m3(i16 codes, float scale) {
+  const u16 wide = (u16)codes;  // the sign stays on top, exponent and mantissa come to their places
+  const v16 value = bits<v16>((wide << 20) & 0x87F00000u) * 0x1p120f * scale;
+  return (wide & 0x7Fu) == 0x7Fu ? splat(NAN) : value;
 }
 
 constexpr float E4M3_LARGEST = 448.0f, E4M3_FLOOR = 1e-4f;
@@ -111,7 +110,8 @@ inline void round_fp8(float* x, int64_t n, int64_t block) {
 // ---- E2M1 ------------------------------------------------------------------------------------
 
 constexpr float E2M1_LARGEST = 6.0f, E2M1_FLOOR = 6 * 0x1p-126f;
-constexpr float E2M1[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+constexpr float E2M1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                            -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
 // Rounds to the nearest E2M1 number as `round_e4m3` does: a step is 2^(exponent − 1), 0.5 below 1.
 inline v16 round_e2m1(v16 x) {
@@ -127,6 +127,6 @@ inline uint8_t encode_e2m1(float x) {  // nearest, ties to the even code, satura
                    (m >= 3.5f) + (m > 5.0f);
   return static_cast<uint8_t>(code | (std::signbit(x) ? 8 : 0));
 }
-inline float decode_e2m1(uint8_t code) { return code & 8 ? -E2M1[code & 7] : E2M1[code & 7]; }
+inline float decode_e2m1(uint8_t code) { return E2M1[code & 15]; }
 
 }  // namespace dsv4::DSV4_ISA

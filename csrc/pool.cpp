@@ -28,6 +28,11 @@ Pool& Pool::instance() {
   return pool;
 }
 
+Pool& Pool::alone() {
+  static Pool pool;
+  return pool;
+}
+
 void Pool::forget_threads() {
   if (workers_.empty()) return;
   forgotten_ = threads();

@@ -16,6 +16,7 @@ namespace dsv4 {
 class Pool {
  public:
   static Pool& instance();
+  static Pool& alone();  // for work inside a task: no threads of its own
   ~Pool() { resize(1); }
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }

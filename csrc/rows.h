@@ -288,15 +288,14 @@ struct Fp8Row {
   Fp8Row(const Matrix& w, int64_t r, const Nothing&)
       : data(w.row(r)), scale(w.row_fp8_scale(r)), columns(w.columns) {}
   DSV4_INLINE void at(int64_t group, v16* out) const {
-    typedef uint8_t b16 __attribute__((vector_size(16)));
+    typedef int8_t b16 __attribute__((vector_size(16)));
     const float factor = scale[group * GROUP / FP8_BLOCK];
     for (int i = 0; i < VECTORS; ++i) {
       const int64_t first = group * GROUP + i * LANES;
       const int64_t count = std::min<int64_t>(LANES, columns - first);
       b16 codes{};
       if (count > 0) std::memcpy(&codes, data + first, count);
-      const u16 wide = __builtin_convertvector(codes, u16);
-      out[i] = decode_e4m3(wide, factor);
+      out[i] = decode_e4m3(__builtin_convertvector(codes, i16), factor);
     }
   }
   static int64_t column(int64_t place) { return place; }

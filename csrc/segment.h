@@ -63,25 +63,13 @@ class SegmentAttention {
  private:
   void attend_queries() {
     const Segment& s = s_;
-    const int64_t c = a_.channels;
     const int64_t stored = a_.ratio > 0 ? (s.start + s.count) / a_.ratio : 0;
     const bool chooses = a_.index_heads > 0 && stored > a_.topk;
-    // unpack all entries once if the queries would unpack more by themselves
-    const int64_t wanted = chooses ? s.count * a_.topk : s.count * stored;
-    const float* all = nullptr;
-    if (stored > 0 && wanted >= stored) {
-      float* unpacked = arena_.take<float>(stored * c);
-      pool_.run(stored, UNPACKED, [&](int64_t i, int) {
-        unpack_entry(state_.entries.at(s.place.table, i), c, a_.rotary, unpacked + i * c);
-      });
-      all = unpacked;
-    }
     const int64_t together = chooses ? QUERIES : s.count;
     for (int64_t first = 0; first < s.count; first += together) {
       const int64_t last = std::min(s.count, first + together);
       Scope scope(arena_);
-      const uint16_t* ranks = chooses ? rank(first, last) : nullptr;
-      attend_some(first, last, ranks, stored, all);
+      attend_some(first, last, chooses ? rank(first, last) : nullptr, stored);
     }
   }
 
@@ -91,71 +79,64 @@ class SegmentAttention {
     const int64_t ih = a_.index_heads, ic = a_.index_channels;
     const int64_t stored = (s.start + s.count) / a_.ratio, seen = (s.start + last) / a_.ratio;
     uint16_t* ranks = arena_.take<uint16_t>((last - first) * stored);
-    pool_.run((seen + KEY_RANGE - 1) / KEY_RANGE, 1, [&](int64_t task, int) {
+    const int64_t tasks = (seen + KEY_RANGE - 1) / KEY_RANGE;
+    const int64_t grain = std::max<int64_t>(1, tasks / (16 * pool_.threads()));
+    pool_.run(tasks, grain, [&](int64_t task, int) {
       const int64_t low = task * KEY_RANGE, count = std::min(KEY_RANGE, seen - low);
-      for (int64_t key = low; key < low + count;) {  // keys of one page lie side by side
-        const int64_t some = std::min(low + count - key, state_.keys.left_in_page(key));
+      for (int64_t key = low; key < low + count;) {
+        const int64_t some = state_.keys.side_by_side(s.place.table, key, low + count - key);
         int64_t visible[QUERIES];
         for (int64_t t = first; t < last; ++t) {
           visible[t - first] = std::min(some, (s.start + t + 1) / a_.ratio - key);
         }
         index_ranks(p_.prepared + (s.row + first) * p_.query_bytes, last - first, visible, ih, ic,
-                    state_.keys.at(s.place.table, key), some, ranks + key, stored);
+                    state_.keys.at(s.place.table, key), some, ranks + key, stored, worker_arena());
         key += some;
       }
     });
     return ranks;
   }
 
-  void attend_some(int64_t first, int64_t last, const uint16_t* ranks, int64_t stored,
-                   const float* all) {
-    const Segment& s = s_;
-    if (last - first >= pool_.threads()) {
-      pool_.run(last - first, 1, [&](int64_t i, int) {
-        Arena& arena = worker_arena();
-        Scope scope(arena);
-        const auto keys = keys_of(first + i, ranks ? ranks + i * stored : nullptr, all, arena);
-        float* q = p_.q + (s.row + first + i) * a_.heads * a_.channels;  // the output takes its place
-        attend(q, a_.heads, a_.channels, keys.data, keys.count, a_.sink, exact_, q, arena);
-      });
-      return;
-    }
-    for (int64_t i = 0; i < last - first; ++i) {
-      Scope scope(arena_);
-      const auto keys = keys_of(first + i, ranks ? ranks + i * stored : nullptr, all, arena_);
-      float* q = p_.q + (s.row + first + i) * a_.heads * a_.channels;
-      attend_together(pool_, q, a_.heads, a_.channels, keys.data, keys.count, a_.sink, exact_, q,
-                      arena_);
+  // Blocks of queries are a thread's work each where there are enough, else one block is all threads'.
+  void attend_some(int64_t first, int64_t last, const uint16_t* ranks, int64_t stored) {
+    const int64_t count = last - first, threads = pool_.threads();
+    const int64_t together = std::clamp<int64_t>(count / threads, 1, queries_together(a_.heads));
+    const int64_t blocks = (count + together - 1) / together;
+    const auto block = [&](int64_t i, Pool& pool, Arena& arena) {
+      const int64_t low = i * together, high = std::min(count, low + together);
+      attend_block(first + low, first + high, ranks ? ranks + low * stored : nullptr, stored, pool,
+                   arena);
+    };
+    if (blocks < threads) {
+      for (int64_t i = 0; i < blocks; ++i) block(i, pool_, arena_);
+    } else {
+      pool_.run(blocks, 1, [&](int64_t i, int) { block(i, Pool::alone(), worker_arena()); });
     }
   }
 
-  struct Keys {
-    const float** data;
-    int64_t count;
-  };
+  void attend_block(int64_t first, int64_t last, const uint16_t* ranks, int64_t stored, Pool& pool,
+                    Arena& arena) const {
+    Scope scope(arena);
+    auto* seen = arena.take<Seen>(last - first);
+    for (int64_t t = first; t < last; ++t) {
+      seen[t - first] = seen_by(t, ranks ? ranks + (t - first) * stored : nullptr, arena);
+    }
+    const Attended attended{a_.heads, a_.channels, a_.rotary, a_.sink, exact_, window_,
+                            &state_.entries, s_.place.table};
+    float* q = p_.q + (s_.row + first) * a_.heads * a_.channels;  // the output takes its place
+    attend(pool, attended, seen, last - first, q, arena);
+  }
 
   // What query t of a segment attends to: its window, then its entries in their order.
-  Keys keys_of(int64_t t, const uint16_t* ranks, const float* all, Arena& arena) const {
+  Seen seen_by(int64_t t, const uint16_t* ranks, Arena& arena) const {
     const Segment& s = s_;
-    const int64_t c = a_.channels, position = s.start + t;
     const int64_t end = previous_ + (s.block ? s.count : t + 1);  // of the rows that it may see
     const int64_t seen = s.block ? end : std::min(a_.window, end);
-    const int64_t visible = a_.ratio > 0 ? (position + 1) / a_.ratio : 0;
-    const bool picks = a_.index_heads > 0 && visible > a_.topk;
-    const int64_t entries = picks ? a_.topk : visible;
-    const Keys keys{arena.take<const float*>(seen + entries), seen + entries};
-    for (int64_t i = 0; i < seen; ++i) keys.data[i] = window_ + (end - seen + i) * c;
-    int32_t* chosen = picks ? arena.take<int32_t>(entries) : nullptr;
-    if (picks) top_entries(ranks, visible, a_.topk, chosen);
-    float* unpacked = all == nullptr ? arena.take<float>(entries * c) : nullptr;
-    for (int64_t i = 0; i < entries; ++i) {
-      const int64_t entry = picks ? chosen[i] : i;
-      if (all == nullptr) {
-        unpack_entry(state_.entries.at(s.place.table, entry), c, a_.rotary, unpacked + i * c);
-      }
-      keys.data[seen + i] = all ? all + entry * c : unpacked + i * c;
-    }
-    return keys;
+    const int64_t visible = a_.ratio > 0 ? (s.start + t + 1) / a_.ratio : 0;
+    if (a_.index_heads == 0 || visible <= a_.topk) return {end - seen, end, visible, nullptr};
+    int32_t* chosen = arena.take<int32_t>(a_.topk);
+    top_entries(ranks, visible, a_.topk, chosen, arena);
+    return {end - seen, end, a_.topk, chosen};
   }
 
   static constexpr int64_t KEY_RANGE = 512;  // indexer keys that one task scores

@@ -23,6 +23,23 @@ typedef float v4 __attribute__((vector_size(16)));
 typedef int32_t i16 __attribute__((vector_size(64)));
 typedef uint32_t u16 __attribute__((vector_size(64)));
 
+// As many lanes as a register has, for sums that stay in their lane.
+#if defined(__AVX512F__)
+typedef v16 vn;
+#elif defined(__AVX__)
+typedef v8 vn;
+#else
+typedef v4 vn;
+#endif
+constexpr int WIDTH = sizeof(vn) / sizeof(float);
+
+inline vn load_vn(const float* p) {
+  vn v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_vn(float* p, vn v) { std::memcpy(p, &v, sizeof v); }
+
 inline v16 load(const float* p) {
   v16 v;
   std::memcpy(&v, p, sizeof v);
@@ -54,6 +71,16 @@ inline u16 widen(const uint8_t* p) {
   b16 v;
   std::memcpy(&v, p, sizeof v);
   return __builtin_convertvector(v, u16);
+#endif
+}
+inline i16 widen(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (i16)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
+  typedef int8_t b16 __attribute__((vector_size(16)));
+  b16 v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, i16);
 #endif
 }
 inline u16 widen(const uint16_t* p) {

@@ -1,4 +1,4 @@
-// The core of attention, one query at a time: which compressed entries, and the weighted sum.
+// The core of attention: which compressed entries, and the weighted sum over what is seen.
 #pragma once
 
 #include "entries.h"
@@ -7,16 +7,31 @@
 namespace dsv4::DSV4_ISA {
 
 // o_h = Σ_s p_hs · k_s, p = softmax over keys of q_h·k_s · c^-0.5 with sink_h in the denominator.
-// q [heads, c], keys: pointers to [c] → o [heads, c]. Heads lie in lanes, so keys are read once
-// for all of them and no sum crosses lanes. `low`: probabilities are rounded to bfloat16 before
-// they multiply, the denominator is not.
-void attend(const float* q, int64_t heads, int64_t c, const float* const* keys, int64_t count,
-            const float* sink, bool low, float* o, Arena& arena);
+//
+// Keys are the rows of a window, then entries. A score adds its channels in their order, a sum of
+// values its keys in theirs, and neither depends on who works it out or with whom: scores have keys in
+// lanes, sums of values channels. `low`: probabilities are rounded to bfloat16 before they multiply,
+// the denominator is not.
+struct Attended {
+  int64_t heads, channels, rotary;
+  const float* sink;            // [heads]
+  bool low;
+  const float* window;          // rows [channels]
+  const Paged* entries;         // where they lie, packed, or null
+  const int32_t* table;
+};
 
-// The same to the bit, with one query's work shared out among the threads.
-void attend_together(Pool& pool, const float* q, int64_t heads, int64_t c,
-                     const float* const* keys, int64_t count, const float* sink, bool low,
-                     float* o, Arena& arena);
+// What one query attends to: rows [first, last) of the window, the first entries or chosen ones.
+struct Seen {
+  int64_t first, last, entries;
+  const int32_t* chosen;        // ascending [entries], or null
+};
+
+// Queries of a sequence that are attended to together: so many that a row is worth unpacking.
+int64_t queries_together(int64_t heads);
+
+// q [queries, heads, channels]; o takes its place.
+void attend(Pool& pool, const Attended& a, const Seen* seen, int64_t queries, float* q, Arena& arena);
 
 // ---- the indexer ------------------------------------------------------------------------------
 //
@@ -32,9 +47,10 @@ void prepare_index_query(const float* q, const float* weights, int64_t heads, in
 // Ranks of `count` packed keys, one after another in memory, for `queries` prepared queries side by
 // side. Query i sees the first visible[i] keys (at most count); its ranks go to ranks[i · stride …].
 void index_ranks(const uint8_t* prepared, int64_t queries, const int64_t* visible, int64_t heads,
-                 int64_t ic, const uint8_t* keys, int64_t count, uint16_t* ranks, int64_t stride);
+                 int64_t ic, const uint8_t* keys, int64_t count, uint16_t* ranks, int64_t stride,
+                 Arena& arena);
 
 // The k highest ranks, the more recent at a tie: ascending indices [k].
-void top_entries(const uint16_t* ranks, int64_t count, int64_t k, int32_t* chosen);
+void top_entries(const uint16_t* ranks, int64_t count, int64_t k, int32_t* chosen, Arena& arena);
 
 }  // namespace dsv4::DSV4_ISA

@@ -26,17 +26,18 @@ void multiply_floats(const MatrixProduct& product, bool low) {
 
 void attend_keys(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,
                  const float* sink, bool low, float* o) {
-  std::vector<const float*> pointers;
-  for (int64_t i = 0; i < count; ++i) pointers.push_back(keys + i * c);
-  attend(q, heads, c, pointers.data(), count, sink, low, o, caller_arena());
+  std::memcpy(o, q, heads * c * sizeof(float));
+  const Seen seen{0, count, 0, nullptr};
+  attend(Pool::instance(), {heads, c, 0, sink, low, keys, nullptr, nullptr}, &seen, 1, o,
+         caller_arena());
 }
 
 void choose(const float* q, const float* weights, int64_t heads, int64_t ic, const uint8_t* keys,
             int64_t count, int64_t k, uint16_t* ranks, int32_t* chosen) {
   std::vector<uint8_t> prepared(index_query_bytes(heads, ic));
   prepare_index_query(q, weights, heads, ic, prepared.data());
-  index_ranks(prepared.data(), 1, &count, heads, ic, keys, count, ranks, count);
-  top_entries(ranks, count, k, chosen);
+  index_ranks(prepared.data(), 1, &count, heads, ic, keys, count, ranks, count, caller_arena());
+  top_entries(ranks, count, k, chosen, caller_arena());
 }
 
 void hyper(const HyperShape& shape, const Hyper& weights, const float* x, int64_t tokens,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dsv4.checkpoint.load import packaged
 from dsv4.config import DSPARK_FIELDS, PRESETS, YARN, Config, ConfigError, LayerKind
 
 
@@ -230,3 +231,16 @@ def test_presets_contradict_themselves_nowhere(preset):
     scaling = config.rope_scaling
     context = scaling["factor"] * scaling["original_max_position_embeddings"]
     assert config.max_position_embeddings == context
+
+
+def test_the_packaged_model_states_one_context_everywhere():
+    config = Config.load(packaged())
+    scaling = config.rope_scaling
+    assert config.max_position_embeddings == 1_048_576
+    assert scaling["factor"] * scaling["original_max_position_embeddings"] == 1_048_576
+    tokenizer = json.loads((packaged() / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert tokenizer["model_max_length"] == 1_048_576
+    generation = json.loads((packaged() / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation.get("max_length", 1_048_576) == 1_048_576  # none of its own that is smaller
+    assert config.bos_token_id == generation["bos_token_id"]
+    assert config.eos_token_id == generation["eos_token_id"]

@@ -59,8 +59,15 @@ class Chat:
             self.cache, self.cached = self.model.new_cache(1), list[int]()
             self.completion = Completion([], "", "stop")
 
-    def ask(self, text: str, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
+    def ask(
+        self,
+        text: str,
+        interrupted: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[Piece]:
         """Say `text`; the reply's pieces. Then `completion` tells why it ended.
+
+        `progress` hears how many tokens of what is new in the prompt are read, and of how many.
 
         What was said is kept even if it was interrupted; an exchange in which nothing was said is
         not. Raises ValueError, with the dialogue unchanged, if the prompt exceeds the context, and
@@ -76,6 +83,7 @@ class Chat:
                 self.sampling,
                 cache=self.cache,
                 interrupted=interrupted,
+                progress=progress,
             )
             parser = self._parser()
             try:

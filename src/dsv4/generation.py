@@ -42,10 +42,12 @@ def prefill(
     cache: Cache,
     interrupted: Callable[[], bool] = lambda: False,
     read: Callable[[Tensor, Tensor, Tensor | None, list[int]], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Append prompts of any lengths to the cache; logits of each one's last token: [b, vocab].
 
-    `read`, a drafter's, is told of each piece (see speculate.py).
+    `read`, a drafter's, is told of each piece (see speculate.py), `progress` how many tokens of the
+    longest prompt are read, and of how many.
     Raises ValueError, before anything is computed, for an empty prompt or one past the context, and
     Interrupted between two pieces when `interrupted` says so.
     """
@@ -73,6 +75,7 @@ def prefill(
         for b, prompt in enumerate(prompts):
             if first < len(prompt) <= first + PREFILL:
                 last[b] = streams[b, len(prompt) - first - 1]
+        progress(min(first + PREFILL, longest), longest)
     ends = torch.stack([row for row in last if row is not None]).unsqueeze(1)  # [b, 1, hc, d]
     return model.logits(ends).squeeze(1)
 
@@ -138,17 +141,24 @@ class Reply:
         *,
         cache: Cache | None = None,
         interrupted: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ):
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.cache = model.new_cache(1) if cache is None else cache
-        self.prompt, self.interrupted = prompt, interrupted
+        self.prompt, self.interrupted, self.progress = prompt, interrupted, progress
         self.completion = Completion([], "", "length")
 
     def ids(self) -> Iterator[int]:
         """The ids as they are drawn, without EOS."""
         done = self.completion
         try:
-            logits = prefill(self.model, [self.prompt], self.cache, self.interrupted)
+            logits = prefill(
+                self.model,
+                [self.prompt],
+                self.cache,
+                self.interrupted,
+                progress=self.progress,
+            )
         except Interrupted:
             done.finish_reason = "interrupted"
             return

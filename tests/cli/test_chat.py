@@ -142,7 +142,7 @@ def test_a_revision_flag_asks_no_encoder(folder, tmp_path):
 def test_only_known_commands_are_commands(folder, monkeypatch):
     asked = []
 
-    def ask(dialogue, text, interrupted):
+    def ask(dialogue, text, interrupted, progress):
         asked.append(text)
         dialogue.completion = Completion([1], "", "stop")
         return iter([Content("ok")])

@@ -49,19 +49,27 @@ def test_products_are_right_and_rows_do_not_depend_on_each_other(
         assert torch.equal(some, y[3 : 3 + count])
 
 
-@pytest.mark.parametrize("heads", [4, 8, 16, 24])
-def test_attention_is_the_formula(kernels, heads):
-    q, keys, sink = torch.randn(heads, 64), torch.randn(77, 64), torch.randn(heads)
-    out = torch.empty(heads, 64)
+@pytest.mark.parametrize(("heads", "c"), [(1, 16), (4, 64), (6, 80), (16, 64), (24, 128)])
+@pytest.mark.parametrize("count", [1, 32, 77])
+def test_attention_is_the_formula(kernels, heads, c, count):
+    q, keys, sink = torch.randn(heads, c), torch.randn(count, c), torch.randn(heads)
+    out = torch.empty(heads, c)
     module.attend_keys(q, keys, sink, False, out)
-    scores = torch.cat((q.double() @ keys.double().T / 8, sink.double().unsqueeze(1)), 1)
+    scores = torch.cat((q.double() @ keys.double().T / c**0.5, sink.double().unsqueeze(1)), 1)
     expected = torch.softmax(scores, 1)[:, :-1] @ keys.double()
     assert (out - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
     ("heads", "ic", "count", "k"),
-    [(4, 64, 777, 64), (64, 128, 1000, 512), (3, 32, 90, 10), (16, 64, 300, 299)],
+    [
+        (4, 64, 777, 64),
+        (64, 128, 1000, 512),
+        (3, 32, 90, 10),
+        (16, 64, 300, 299),
+        (4, 64, 20_011, 64),
+        (2, 32, 5000, 600),
+    ],
 )
 def test_the_indexer_chooses_as_the_plain_one(kernels, heads, ic, count, k):
     q = entries.unpack_key(entries.pack_key(torch.randn(heads, ic)), ic)
@@ -73,6 +81,15 @@ def test_the_indexer_chooses_as_the_plain_one(kernels, heads, ic, count, k):
     scores = indexer.index_scores(q[None, None].double(), weights[None, None].double(), exact[None])
     expected = indexer.top_entries(scores[0, 0].bfloat16().float(), k)
     assert torch.equal(chosen.long(), expected.sort().values)
+
+
+@pytest.mark.parametrize("count", [33, 4096, 9001])
+def test_of_equal_keys_the_latest_are_chosen(kernels, count):
+    q = entries.unpack_key(entries.pack_key(torch.randn(4, 64)), 64)
+    key = entries.pack_key(torch.randn(1, 64))
+    ranks, chosen = torch.empty(count, dtype=torch.uint16), torch.empty(20, dtype=torch.int32)
+    module.choose(q, torch.randn(4), key.expand(count, -1).contiguous(), 20, ranks, chosen)
+    assert chosen.tolist() == list(range(count - 20, count))
 
 
 @pytest.mark.parametrize(("hc", "iterations"), [(4, 20), (4, 1), (2, 20), (3, 5)])

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from dsv4.cli.reading import closing_line
 from dsv4.cli.streams import note, say, visible, write
 from dsv4.cli.terminal import interactive, piped_lines, typed_lines
 from dsv4.interrupt import interruptible
+from dsv4.machine import free_memory
 from dsv4.protocol.deltas import Content, Reasoning
 from dsv4.protocol.effort import EFFORT_WORDS, resolve_effort
 
@@ -54,7 +56,9 @@ class Dialogue(Protocol):
     @property
     def max_tokens(self) -> int: ...
     def reset(self) -> None: ...
-    def ask(self, text: str, interrupted: Callable[[], bool]) -> Iterator[Piece]: ...
+    def ask(
+        self, text: str, interrupted: Callable[[], bool], progress: Callable[[int, int], None]
+    ) -> Iterator[Piece]: ...
 
 
 def continue_text(
@@ -62,13 +66,23 @@ def continue_text(
 ) -> None:
     """Print what comes after the prompt's ids, until EOS, a stop string or a limit.
 
-    Raises KeyboardInterrupt after Ctrl-C, when what was said is printed.
+    Raises KeyboardInterrupt after Ctrl-C, when what was said is printed, and ValueError, before
+    anything is read, where the cache would not fit into memory.
     """
     from dsv4.generation import Reply
 
-    with interruptible() as asked:
-        reply = Reply(model, prompt, tokenizer, sampling, interrupted=lambda: bool(asked))
+    _check_room(model, len(prompt) + sampling.max_tokens)
+    with interruptible() as asked, closing_line() as progress:
+        reply = Reply(
+            model,
+            prompt,
+            tokenizer,
+            sampling,
+            interrupted=lambda: bool(asked),
+            progress=progress,
+        )
         for piece in reply:
+            progress.end()
             write(piece)
     write("\n")
     if reply.completion.finish_reason == "interrupted":
@@ -76,6 +90,19 @@ def continue_text(
     if len(reply.completion.ids) < sampling.max_tokens:
         context = model.config.max_position_embeddings
         _note_limit(reply.completion, sampling.max_tokens, context)
+
+
+def _check_room(model: Transformer, tokens: int) -> None:
+    """Raise ValueError where the cache of so many tokens is larger than the memory that is free."""
+    if model.device.type != "cpu":
+        return
+    tokens = min(tokens, model.config.max_position_embeddings)
+    need, free = model.new_cache(1).stores.bytes_of(tokens), free_memory()
+    if need > free:
+        raise ValueError(
+            f"the cache of {tokens} tokens takes {need >> 20:,} MiB, {free >> 20:,} MiB of memory "
+            "are free: shorten the prompt or lower --max-tokens"
+        )
 
 
 def converse(dialogue: Dialogue) -> None:
@@ -139,8 +166,9 @@ def _answer(dialogue: Dialogue, text: str, there: bool) -> None:
     """Print the reply as it comes; Ctrl-C ends it, and what was said stays in the dialogue."""
     shown = _Shown()
     try:
-        with interruptible() as asked:
-            for piece in dialogue.ask(text, interrupted=lambda: bool(asked)):
+        with interruptible() as asked, closing_line() as progress:
+            for piece in dialogue.ask(text, lambda: bool(asked), progress):
+                progress.end()
                 shown.add(piece)
     except (ValueError, OSError) as error:
         if shown.begun:

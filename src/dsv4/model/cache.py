@@ -221,6 +221,10 @@ class Stores:
         self._taken += 1
         return self._taken - 1
 
+    def bytes_of(self, tokens: int) -> int:
+        """Bytes of one sequence of so many tokens: its slot, and its pages."""
+        return self.slot_bytes + math.ceil(tokens / self.page_tokens) * self.page_bytes
+
     @property
     def slot_bytes(self) -> int:
         """Bytes of one slot in all layers."""

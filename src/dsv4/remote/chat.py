@@ -80,11 +80,16 @@ class RemoteChat:
             self.messages.append({"role": "system", "content": self.system})
         self.completion = Said()
 
-    def ask(self, text: str, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
+    def ask(
+        self,
+        text: str,
+        interrupted: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[Piece]:
         """Say `text`; the reply's pieces. Then `completion` tells why it ended.
 
-        What was said is kept even if it was interrupted. Raises ServerError, with the dialogue
-        unchanged.
+        `progress` is never called: a server does not say how far it has read. What was said is kept
+        even if it was interrupted. Raises ServerError, with the dialogue unchanged.
         """
         messages = [*self.messages, {"role": "user", "content": text}]
         said = Said(finish_reason="")

@@ -5,13 +5,8 @@ import torch
 from dsv4 import Config, Transformer
 from dsv4.train.data import Batch
 from dsv4.train.loss import losses, update_bias
-from dsv4.train.optim import optimizers
-from dsv4.train.parallel.shard import (
-    clip_gradients,
-    gradient_norm,
-    parallelise,
-    sharded_optimizers,
-)
+from dsv4.train.optim import clip_gradients
+from dsv4.train.whole import WHOLE
 
 ROWS, COLUMNS, VOCAB, LR = 4, 64, 97, 1e-3
 DOCUMENTS = [
@@ -70,25 +65,20 @@ def total(found):
     return value if found.index is None else value + found.index
 
 
-def full(tensor):
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def sharded_model(mesh, **changes):
+    """What `make_model` makes, over a mesh."""
+    model = mesh.model(config(**changes))
+    mesh.initialize(model, 0)
+    return model
 
 
-def gathered(model, mesh=None):
-    """Whole weights and buffers by name, spread experts joined."""
-    found = {}
-    for name, tensor in model.state_dict().items():
-        whole = full(tensor).detach().clone()
-        if mesh is not None and mesh.sizes.ep > 1 and ".ffn.experts." in name:
-            parts = [torch.empty_like(whole) for _ in range(mesh.sizes.ep)]
-            torch.distributed.all_gather(parts, whole, group=mesh.experts["ep"].get_group())
-            whole = torch.cat(parts)
-        found[name] = whole
-    return found
+def gathered(model, mesh):
+    """Whole weights and buffers by name."""
+    return {name: tensor.clone() for name, tensor in mesh.weights(model)}
 
 
-def gathered_gradients(model, mesh=None):
-    """The same of gradients, by way of the weights."""
+def gathered_gradients(model, mesh):
+    """Whole gradients, by way of the weights; none: zeros."""
     for parameter in model.parameters():
         with torch.no_grad():
             parameter.zero_()
@@ -97,14 +87,12 @@ def gathered_gradients(model, mesh=None):
     return gathered(model, mesh)
 
 
-def descent(model, plain, mesh=None):
+def descent(model, plain, mesh=WHOLE):
     """The run's optimizers; or `plain` descent, which does not blow up the noise of small gradients
     as a division by their size does, so that steps can be compared closely."""
     if plain:
         return [torch.optim.SGD(model.parameters(), lr=0.05)]
-    if mesh is None:
-        return optimizers(model, model.config, lr=LR)
-    return sharded_optimizers(model, model.config, mesh, lr=LR)
+    return mesh.optimizers(model, lr=LR, weight_decay=0.1)
 
 
 def whole_steps(steps, documents=DOCUMENTS, *, plain=True, **asked):
@@ -122,20 +110,19 @@ def whole_steps(steps, documents=DOCUMENTS, *, plain=True, **asked):
             mover.step()
         update_bias(model, found.loads)
         log.append((found, norm))
-    return log, gathered(model), gradients
+    return log, gathered(model, WHOLE), gradients
 
 
 def mesh_steps(mesh, steps, documents=DOCUMENTS, *, plain=True, recompute=False, **asked):
     """The same over a mesh."""
-    model = make_model()
+    model = sharded_model(mesh)
     model.recompute = recompute
-    parallelise(model, mesh)
     movers, log = descent(model, plain, mesh), []
     for step in range(steps):
         model.zero_grad()
         part = losses(model, mesh.part(batch(step, documents)), whole=mesh, **asked)
         total(part).backward()
-        found, norm = mesh.summed(part), gradient_norm(model, mesh)
+        found, norm = part.over_all(mesh), mesh.norm(model, {})
         clip_gradients(model, 1.0, norm)
         for mover in movers:
             mover.step()

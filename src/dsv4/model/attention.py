@@ -49,9 +49,7 @@ class Attention(nn.Module):
         self.heads, self.channels, self.groups, self.eps = heads, c, config.o_groups, eps
         plain = kind is LayerKind.SLIDING
         self.rope = "plain" if plain else "yarn"
-        theta = config.rope_theta if plain else config.compress_rope_theta
-        yarn = None if plain else config.rope_scaling
-        freqs = rotary.frequencies(config.qk_rope_head_dim, theta, yarn)
+        freqs = frequencies(config, layer)
         self.register_buffer("freqs", freqs, persistent=False)
 
         low = config.o_groups * config.o_lora_rank
@@ -180,6 +178,15 @@ class Attention(nn.Module):
         wo_a = self.wo_a.matrix().unflatten(0, (self.groups, -1))  # [g, o_lora_rank, H·c / g]
         low = grouped_linear(self.wo_a.operand(grouped), wo_a, low=self.wo_a.low)
         return self.wo_b(low.flatten(2).to(o.dtype))
+
+
+def frequencies(config: Config, layer: int) -> Tensor:
+    """A layer's rotary frequencies, which its compressors and its indexer share: float32 [r / 2].
+    Layers that see the window alone have theirs, without YaRN."""
+    if config.kind(layer) is LayerKind.SLIDING:
+        return rotary.frequencies(config.qk_rope_head_dim, config.rope_theta, None)
+    theta, yarn = config.compress_rope_theta, config.rope_scaling
+    return rotary.frequencies(config.qk_rope_head_dim, theta, yarn)
 
 
 def _gather(entries: Tensor, chosen: Tensor) -> Tensor:

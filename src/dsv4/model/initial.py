@@ -22,24 +22,26 @@ HC_DIAGONAL = 6.0
 def initialize(model: nn.Module, config: Config, seed: int) -> None:
     """Fill every parameter and buffer of a Transformer, in name order, from one generator."""
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    std = config.initializer_range
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        leaf = name.rsplit(".", 1)[-1]
-        if leaf == "freqs":
-            continue
-        if leaf == "tid2eid":
-            tensor.copy_(hash_table(config.vocab_size, config.n_routed_experts, tensor, generator))
-        elif leaf.startswith("hc_") and leaf.endswith("_scale"):
-            tensor.fill_(HC_SCALE)
-        elif leaf.startswith("hc_") and leaf.endswith("_base"):
-            tensor.copy_(_hyper_base(config.hc_mult, tensor.shape[0]))
-        elif leaf in ("attn_sink", "ape", "bias"):
-            tensor.zero_()
-        elif name.endswith("norm.weight"):
-            tensor.fill_(1.0)
-        else:
-            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
-            tensor.copy_(drawn * std)
+        if not name.endswith("freqs"):
+            tensor.copy_(initial(name, tensor.shape, config, generator))
+
+
+def initial(name: str, shape: torch.Size, config: Config, generator: torch.Generator) -> Tensor:
+    """The initial value of a parameter or buffer, drawn after those before it."""
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "tid2eid":
+        return hash_table(config.vocab_size, config.n_routed_experts, shape[1], generator)
+    if leaf.startswith("hc_") and leaf.endswith("_scale"):
+        return torch.full(shape, HC_SCALE)
+    if leaf.startswith("hc_") and leaf.endswith("_base"):
+        return _hyper_base(config.hc_mult, shape[0])
+    if leaf in ("attn_sink", "ape", "bias"):
+        return torch.zeros(shape)
+    if name.endswith("norm.weight"):
+        return torch.ones(shape)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
+    return drawn * config.initializer_range
 
 
 def _hyper_base(hc: int, size: int) -> Tensor:
@@ -49,12 +51,11 @@ def _hyper_base(hc: int, size: int) -> Tensor:
     return torch.cat((pre, torch.zeros(hc), (HC_DIAGONAL * torch.eye(hc)).flatten()))
 
 
-def hash_table(vocab: int, experts: int, like: Tensor, generator: torch.Generator) -> Tensor:
+def hash_table(vocab: int, experts: int, k: int, generator: torch.Generator) -> Tensor:
     """k distinct experts for each token id, each column a balanced one: int64 [vocab, k].
 
     Column j is a seeded shuffle of ids over experts, moved on by j steps of a seeded expert order.
     """
-    k = like.shape[1]
     first = torch.arange(vocab).remainder(experts)[torch.randperm(vocab, generator=generator)]
     order = torch.randperm(experts, generator=generator)
     steps = torch.randperm(experts, generator=generator)[:k]  # distinct, so the experts are too

@@ -10,11 +10,19 @@ import torch
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import IGNORE, Batch, DataError, Feed
 from dsv4.train.loss import linear_cross_entropy
+from dsv4.train.whole import WHOLE, Whole
 
 
 @torch.no_grad()
 def evaluate(
-    model: Transformer, feed: Feed, *, rows: int, seq_len: int, tokens: int, dense: bool
+    model: Transformer,
+    feed: Feed,
+    *,
+    rows: int,
+    seq_len: int,
+    tokens: int,
+    dense: bool,
+    whole: Whole = WHOLE,
 ) -> dict[str, float]:
     """The loss in nats a token and in bits a byte on the first `tokens` places held out of each
     text; with several texts also `bits_per_byte/NAME` of each. Raises DataError where nothing is
@@ -27,7 +35,7 @@ def evaluate(
         own_nats = own_count = 0.0
         for batch in _first(feed.in_order(name, rows, seq_len), tokens):
             targets = int((batch.targets != IGNORE).sum())
-            own_nats += _loss(model, batch, dense) * targets
+            own_nats += _loss(model, whole.part(batch), dense, whole) * targets
             own_count += targets
         if not own_count:
             continue
@@ -38,8 +46,8 @@ def evaluate(
     if not count:
         paths = ", ".join(str(file.path) for file in feed.held_out.values())
         raise DataError(f"{paths} holds no token after another: give more text")
-    whole = {"validation_loss": nats / count, "bits_per_byte": nats / math.log(2) / nbytes}
-    return whole | (found if len(feed.held_out) > 1 else {})
+    every = {"validation_loss": nats / count, "bits_per_byte": nats / math.log(2) / nbytes}
+    return every | (found if len(feed.held_out) > 1 else {})
 
 
 def _first(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
@@ -50,8 +58,9 @@ def _first(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
             return
 
 
-def _loss(model: Transformer, batch: Batch, dense: bool) -> float:
-    studies = model.new_studies(dense=dense)
-    streams = model.streams(batch.ids, documents=batch.documents, studies=studies)
+def _loss(model: Transformer, batch: Batch, dense: bool, whole: Whole) -> float:
+    studies, past = model.new_studies(dense=dense), whole.past(model, batch.first)
+    streams = model.streams(batch.ids, documents=batch.documents, studies=studies, past=past)
     hidden = model.collapse(streams).flatten(0, 1)
-    return linear_cross_entropy(hidden, model.head.weight, batch.targets.flatten()).item()
+    part = linear_cross_entropy(hidden, model.head.weight, batch.targets.flatten(), whole)
+    return whole.over_all(part).item()

@@ -7,7 +7,7 @@ f_i = E/(k·T) × tokens of the sequence that chose expert i,  P_i = mean of s_i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -16,38 +16,15 @@ from torch import Tensor
 
 from dsv4.model.block import Block
 from dsv4.model.moe import Gate
-from dsv4.model.past import Past
 from dsv4.model.study import Study
 from dsv4.model.transformer import Transformer
 from dsv4.ops.products import add_product, multiply
 from dsv4.train.data import IGNORE, Batch
+from dsv4.train.whole import WHOLE, Whole
 
 CHUNK = 1024  # rows of logits that exist at a time
 BALANCE = 1e-4
 BIAS_STEP = 1e-3
-
-
-class Whole:
-    """A batch that one process computes. Where several share it (train/parallel) these are sums
-    over them, and the terms below are each one's part: together they make the batch's."""
-
-    rows = 1  # groups of processes that have rows of their own
-
-    def over_all(self, part: Tensor) -> Tensor:
-        """The sum over the processes that share the batch."""
-        return part
-
-    def over_row(self, part: Tensor) -> Tensor:
-        """The sum over the processes that share a row."""
-        return part
-
-    def past(self, model: Transformer, first: int) -> Past | None:
-        """What the layers read of the columns before `first`."""
-        assert not first, "columns of a row are for processes that share it"
-        return None
-
-
-WHOLE = Whole()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -108,6 +85,14 @@ class Losses:
     recall: Tensor | None  # of those queries: their attention on the indexer's best entries
     loads: Tensor  # [gates, E]: tokens that each learned router gave each expert
 
+    def over_all(self, whole: Whole) -> Losses:
+        """The terms of the whole batch, as constants."""
+        terms = {name: term for name, term in vars(self).items() if term is not None}
+        flat = torch.cat([term.detach().flatten().float() for term in terms.values()])
+        pieces = whole.over_all(flat).split([term.numel() for term in terms.values()])
+        summed = zip(terms.items(), pieces, strict=True)
+        return replace(self, **{name: part.view_as(term) for (name, term), part in summed})
+
 
 def losses(
     model: Transformer,
@@ -167,14 +152,16 @@ def balance_loss(
     """α · Σ_i f_i · P_i, the mean over sequences, summed over the learned routers; bool [b, n] says
     which tokens are real."""
     total = torch.zeros((), device=real.device)
-    count = whole.over_row(real.sum(1, keepdim=True)).clamp(min=1)  # T [b, 1]
+    count = whole.over_row(real.sum(1, keepdim=True))  # T [b, 1]
+    rows = (whole.over_all((count > 0).sum()) / whole.sharing).clamp(min=1)
+    count = count.clamp(min=1)
     shares = whole.over_row(_shares(learned, real))  # f · T, summed over the row [routers, b, E]
     for study, share in zip(learned, shares, strict=True):
         assert study.log_scores is not None
         scores = study.log_scores.softmax(-1).view(*real.shape, -1)
         wanted = (scores * real.unsqueeze(2)).sum(1) / count  # P [b, E]
-        total = total + (share / count * wanted).sum(-1).mean()
-    return alpha / whole.rows * total
+        total = total + (share / count * wanted).sum()
+    return alpha * total / rows
 
 
 def _shares(learned: Sequence[Study], real: Tensor) -> Tensor:

@@ -162,6 +162,15 @@ class Muon(torch.optim.Optimizer):
                     matrix.copy_(update)
 
 
+@torch.no_grad()
+def clip_gradients(model: nn.Module, limit: float, norm: Tensor) -> None:
+    """Scale the gradients so that their norm, which is `norm`, is at most `limit`."""
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            local(parameter.grad).mul_(scale)
+
+
 class Owned(NamedTuple):
     """A parameter and what moves it."""
 

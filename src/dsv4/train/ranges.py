@@ -46,7 +46,6 @@ NUMBERS = {  # the same of other numbers, and whether the smallest is one of the
 ONE_OF = {
     "stages.attention": ("dense", "indexer", "sparse"),
     "precision": ("float32",),
-    "mesh": ("1",),
     "sinks": ("trackio", "tensorboard", "wandb"),
     "stability.on_bad_batch": ("stop", "skip"),
 }

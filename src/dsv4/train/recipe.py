@@ -14,9 +14,10 @@ from typing import Any, Self
 
 from dsv4.config import Config, ConfigError, LayerKind
 from dsv4.config.presets import PRESETS
+from dsv4.train.parallel.sizes import Sizes
 from dsv4.train.ranges import check_fields
 
-FREE = ("name", "sinks", "keep")  # what may differ when a run goes on
+FREE = ("name", "sinks", "keep", "mesh")  # what may differ when a run goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class Recipe:
     precision: str = "float32"
     recompute: bool = False
     micro_tokens: int = 0  # at most so many go through the model at once; 0: the whole batch
-    mesh: str = "1"
+    mesh: str = "1"  # how many processes divide it, and how: "dp=4 ep=4 cp=2"
     seed: int = 0
     evaluate_every: int = 200
     evaluate_tokens: int = 1 << 16  # of each text
@@ -108,6 +109,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self, "")
+        Sizes.parse(self.mesh)
         if not self.stages:
             raise ValueError("stages: a recipe needs one at least")
         if bool(self.ramp_from) != bool(self.ramp_tokens):
@@ -138,6 +140,7 @@ class Recipe:
                     f"seq_len = {stage.seq_len}: must be at least {min(ratios)}, or no row holds "
                     "one block for the compressed layers to see"
                 )
+            Sizes.parse(self.mesh).check(config, stage.seq_len)
             if stage.batch_tokens < stage.seq_len:
                 raise ValueError(
                     f"batch_tokens = {stage.batch_tokens}: must hold a row of seq_len = "

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from dsv4.config import Config, LayerKind
-from dsv4.model.transformer import Transformer
 from dsv4.train.data import IGNORE, Batch
 from dsv4.train.loss import Losses, losses, update_bias
-from dsv4.train.optim import optimizers
+from dsv4.train.optim import clip_gradients
+from dsv4.train.parallel.sizes import Sizes
 from dsv4.train.recipe import Recipe
 from dsv4.train.schedule import Step
+from dsv4.train.whole import WHOLE, Whole
 
 Chosen = Sequence[Sequence[Tensor]]  # of each micro-batch and layer: experts int64 [tokens, k]
 
@@ -57,9 +58,9 @@ class Counts:
 class Trainer:
     """A model, its optimizers, and the step that moves it."""
 
-    def __init__(self, config: Config, recipe: Recipe):
-        self.config, self.recipe = config, recipe
-        self.model = Transformer(config)
+    def __init__(self, config: Config, recipe: Recipe, whole: Whole = WHOLE):
+        self.config, self.recipe, self.whole = config, recipe, whole
+        self.model = whole.model(config)
         self.model.recompute = recipe.recompute
         self.begin()
         self._arrived: dict[str, Tensor] = {}  # parameters in the order of their gradients
@@ -68,9 +69,9 @@ class Trainer:
 
     def begin(self) -> None:
         """Initial weights, and optimizers that have seen nothing."""
-        self.model.initialize(self.recipe.seed)
+        self.whole.initialize(self.model, self.recipe.seed)
         lr, decay = self.recipe.lr, self.recipe.weight_decay
-        self.optimizers = optimizers(self.model, self.config, lr=lr, weight_decay=decay)
+        self.optimizers = self.whole.optimizers(self.model, lr=lr, weight_decay=decay)
 
     def step(
         self, batch: Batch, how: Step, experts: Chosen | None = None
@@ -79,12 +80,13 @@ class Trainer:
 
         Raises NotFinite before a weight, moment or bias changes.
         """
+        self.whole.settle(self.model)
         self._freeze(how)
         self.model.train()
         self._arrived.clear()
         found, loads = self._accumulate(batch, how, experts)
         norm = self._gradient_norm()
-        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip, norm)
+        clip_gradients(self.model, self.recipe.clip, norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = how.lr
@@ -100,13 +102,22 @@ class Trainer:
         self.model.eval()  # nothing in it depends on it: there is no dropout
         chosen = []
         for micro in self._micros(batch, how):
+            part = self.whole.part(micro)
+            past = self.whole.past(self.model, part.first)
             studies = self.model.new_studies(dense=how.dense)
-            streams = self.model.streams(micro.ids, documents=micro.documents, studies=studies)
+            streams = self.model.streams(
+                part.ids, documents=part.documents, studies=studies, past=past
+            )
             if self.model.mtp:
                 self.model.draft_streams(
-                    streams, micro.next_ids, documents=micro.documents, study=studies[-1]
+                    streams,
+                    part.next_ids,
+                    documents=part.documents,
+                    study=studies[-1],
+                    past=past,
                 )
-            chosen.append([study.indices for study in studies if study.indices is not None])
+            found = [study.indices for study in studies if study.indices is not None]
+            chosen.append([self.whole.chosen(micro, experts) for experts in found])
         return chosen
 
     def _accumulate(
@@ -116,18 +127,23 @@ class Trainer:
         sums: dict[str, float] = {}
         loads: list[Tensor] = []
         for number, micro in enumerate(self._micros(batch, how)):
-            found = losses(
+            chosen = None if experts is None else experts[number]
+            part = losses(
                 self.model,
-                micro,
+                self.whole.part(micro),
                 dense=how.dense,
                 index=how.stage.attention != "dense",
-                experts=None if experts is None else experts[number],
+                experts=chosen and [self.whole.told(micro, each) for each in chosen],
                 alpha=self.recipe.balance,
+                whole=self.whole,
             )
-            terms = _shares(found, Counts.of(micro, self.config), whole)
-            total = _total(terms, how)
-            if not math.isfinite(total.item()):
-                self._refuse(f"the loss is {total.item()}", "weights", self.model.state_dict())
+            found = part.over_all(self.whole)
+            own = Counts.of(micro, self.config)
+            terms = _shares(found, own, whole)
+            loss = _total(terms, how).item()
+            if not math.isfinite(loss):
+                self._refuse(f"the loss is {loss}", "weights", self.model.state_dict())
+            total = self.whole.bound(_total(_shares(part, own, whole), how), part.next_token)
             if total.requires_grad:  # not where an indexer alone learns and sees nothing
                 total.backward()
             loads.append(found.loads)
@@ -146,7 +162,7 @@ class Trainer:
     def _gradient_norm(self) -> Tensor:
         """√Σ g², finite."""
         gradients = {name: p.grad for name, p in self._arrived.items() if p.grad is not None}
-        norm = torch.nn.utils.get_total_norm(gradients.values())
+        norm = self.whole.norm(self.model, gradients)
         if not math.isfinite(norm.item()):
             self._refuse(f"the gradient's norm is {norm.item()}", "gradients", gradients)
         return norm
@@ -157,19 +173,20 @@ class Trainer:
     def _refuse(self, what: str, kind: str, tensors: Mapping[str, Tensor]) -> NoReturn:
         """Give up the step; the message names the first of `tensors` that is not finite."""
         self.model.zero_grad(set_to_none=True)
-        raise NotFinite(f"{what}, {first_broken(kind, tensors)}")
+        raise NotFinite(f"{what}, {first_broken(kind, tensors, self.whole)}")
 
 
-def first_broken(kind: str, tensors: Mapping[str, Tensor]) -> str:
+def first_broken(kind: str, tensors: Mapping[str, Tensor], whole: Whole = WHOLE) -> str:
     """Where something that is not finite comes from."""
-    broken = (name for name, tensor in tensors.items() if not tensor.isfinite().all())
-    first = next(broken, None)
+    first = whole.broken(tensors)
     return f"all {kind} are finite" if first is None else f"first in the {kind} of {first}"
 
 
 def micro_rows(recipe: Recipe, rows: int, seq_len: int) -> int:
-    """Rows that go through the model at once."""
-    return rows if not recipe.micro_tokens else max(1, min(rows, recipe.micro_tokens // seq_len))
+    """Rows that go through the model at once, in all processes together."""
+    sizes = Sizes.parse(recipe.mesh)
+    at_once = sizes.dp * max(1, recipe.micro_tokens * sizes.cp // seq_len)
+    return min(rows, at_once) if recipe.micro_tokens else rows
 
 
 def split(batch: Batch, rows: int) -> Iterator[Batch]:

@@ -4,12 +4,11 @@ import processes
 import pytest
 import sharded
 import torch
-from torch.distributed.tensor import distribute_tensor
 
 from dsv4 import Config, Transformer
 from dsv4.train.optim import optimizers, orthogonalise
 from dsv4.train.parallel.owners import assign, cost, shard
-from dsv4.train.parallel.shard import parallelise, sharded_optimizers
+from dsv4.train.parallel.shard import keep_own, whole_shape
 
 
 def gradient(name, shape, step):
@@ -39,16 +38,15 @@ def of_one(config):
 def over_meshes(number, texts, changes):
     found = {}
     for text in texts:
-        mesh, model = processes.mesh_of(text), sharded.make_model(**changes)
-        wholes = {name: p.shape for name, p in model.named_parameters()}
-        parallelise(model, mesh)
-        movers = sharded_optimizers(model, model.config, mesh, lr=0.01)
+        mesh = processes.mesh_of(text)
+        model = sharded.sharded_model(mesh, **changes)
+        movers = mesh.optimizers(model, lr=0.01, weight_decay=0.1)
 
-        def give(name, parameter, step, mesh=mesh, wholes=wholes):
-            whole = gradient(name, wholes[name], step)
-            if parameter.shape != whole.shape:  # spread experts
-                whole = whole.chunk(mesh.sizes.ep)[mesh.experts["ep"].get_group().rank()]
-            return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
+        def give(name, parameter, step, mesh=mesh):
+            found = torch.zeros_like(parameter)
+            whole = gradient(name, whole_shape(name, parameter, mesh), step)
+            keep_own(name, found, whole, mesh)
+            return found
 
         moved(model, movers, give, 3)
         empty = [n for n, p in model.named_parameters() if not p.to_local().numel()]

@@ -6,30 +6,37 @@ them too: those from E/ep · i on lie with the processes whose number is i mod e
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 
+from dsv4.config import Config
 from dsv4.model.past import Past
 from dsv4.model.transformer import Transformer
-from dsv4.train.data import Batch
-from dsv4.train.loss import Losses, Whole
+from dsv4.train.data import IGNORE, Batch
+from dsv4.train.optim import optimizers
+from dsv4.train.parallel import shard
+from dsv4.train.parallel.collectives import tie
 from dsv4.train.parallel.columns import past_of
+from dsv4.train.parallel.owners import Owners
 from dsv4.train.parallel.sizes import Sizes
+from dsv4.train.whole import Whole
 
 
 class Mesh(Whole):
-    """The groups that this process is in, and its part of every batch.
+    """The groups that this process is in, and its part of a run.
 
     Needs a process group (torchrun's): see `joined`. Raises ValueError where it is of another size.
     """
 
     def __init__(self, sizes: Sizes, device: torch.device | str = "cpu"):
-        self.sizes, self.device, self.rows = sizes, torch.device(device), sizes.dp
+        self.sizes, self.device, self.sharing = sizes, torch.device(device), sizes.cp
         count = dist.get_world_size()
         if count != sizes.processes:
             raise ValueError(
@@ -38,50 +45,130 @@ class Mesh(Whole):
             )
         kind, numbers = self.device.type, torch.arange(count)
         self.all = init_device_mesh(kind, (count,), mesh_dim_names=("all",))
-        self.columns = init_device_mesh(kind, (sizes.dp, sizes.cp), mesh_dim_names=("dp", "cp"))
+        rows = init_device_mesh(kind, (sizes.dp, sizes.cp), mesh_dim_names=("dp", "cp"))
         by_part = numbers.view(sizes.replicas, sizes.ep).T.contiguous()
         self.experts = DeviceMesh(kind, by_part, mesh_dim_names=("ep", "replica"))
+        self.group, self.row = self.all.get_group(), rows["cp"].get_group()
+        self.expert_group = self.experts["ep"].get_group()
         self.number = dist.get_rank()
-        self.row_group, self.column = divmod(self.number, sizes.cp)
+        self.row_number, self.column = divmod(self.number, sizes.cp)
+        self.chief = self.number == 0
 
-    # ---- its part of a batch -----------------------------------------------------------------
-
-    def part(self, batch: Batch) -> Batch:
-        """This process's rows and columns of a whole batch."""
-        rows, columns = batch.ids.shape
-        each, n = rows // self.sizes.dp, columns // self.sizes.cp
-        assert each * self.sizes.dp == rows and n * self.sizes.cp == columns
-        row = slice(self.row_group * each, (self.row_group + 1) * each)
-        column = slice(self.column * n, (self.column + 1) * n)
-        documents = batch.documents
-        if documents is None and self.sizes.cp > 1:
-            documents = [[columns]] * rows
-        ids, next_ids, targets, mtp_targets = (
-            tensor[row, column].contiguous()
-            for tensor in (batch.ids, batch.next_ids, batch.targets, batch.mtp_targets)
-        )
-        held = None if documents is None else documents[row]
-        return Batch(ids, next_ids, targets, mtp_targets, held, column.start)
+    # ---- sums ----------------------------------------------------------------------------------
 
     def over_all(self, part: Tensor) -> Tensor:
         """The sum over all processes, the same in each."""
-        return _summed(part, self.all.get_group())
+        return _summed(part, self.group)
 
     def over_row(self, part: Tensor) -> Tensor:
         """The sum over the processes that share a row."""
-        return _summed(part, self.columns["cp"].get_group()) if self.sizes.cp > 1 else part
+        return _summed(part, self.row) if self.sizes.cp > 1 else part
+
+    # ---- its part of a batch -------------------------------------------------------------------
+
+    def part(self, batch: Batch) -> Batch:
+        """This process's rows and columns; where dp does not divide the rows, empty ones follow."""
+        rows, columns = batch.ids.shape
+        documents = batch.documents
+        if documents is None and (self.sizes.cp > 1 or rows % self.sizes.dp):
+            documents = [[columns]] * rows
+        row, column = self._slices(rows, columns)
+        if documents is not None:
+            documents = [*documents, *[[]] * (row.stop * self.sizes.dp)][row]
+        return Batch(
+            self._cut(batch.ids),
+            self._cut(batch.next_ids),
+            self._cut(batch.targets, IGNORE),
+            self._cut(batch.mtp_targets, IGNORE),
+            documents,
+            column.start,
+        )
 
     def past(self, model: Transformer, first: int) -> Past | None:
         """The columns before `first`, which lie with the neighbours."""
-        return past_of(model, self.columns["cp"].get_group(), first) if self.sizes.cp > 1 else None
+        return past_of(model, self.row, first) if self.sizes.cp > 1 else None
 
-    def summed(self, found: Losses) -> Losses:
-        """The terms of the whole batch, as constants: for logs and for `update_bias`."""
-        terms = {name: term for name, term in vars(found).items() if term is not None}
-        flat = torch.cat([term.detach().flatten() for term in terms.values()])
-        pieces = self.over_all(flat).split([term.numel() for term in terms.values()])
-        whole = zip(terms.items(), pieces, strict=True)
-        return dataclasses.replace(found, **{n: p.view_as(term) for (n, term), p in whole})
+    def told(self, batch: Batch, experts: Tensor) -> Tensor:
+        """Of the experts of every token, int64 [rows · columns, k], this process's."""
+        return self._cut(experts.view(*batch.ids.shape, -1)).flatten(0, 1)
+
+    def chosen(self, batch: Batch, experts: Tensor) -> Tensor:
+        """The reverse of `told`."""
+        rows, columns = batch.ids.shape
+        parts = experts.new_empty(self.sizes.processes * len(experts), experts.shape[1])
+        dist.all_gather_into_tensor(parts, experts.contiguous(), group=self.group)
+        laid = parts.view(
+            self.sizes.dp, self.sizes.cp, -1, columns // self.sizes.cp, parts.shape[1]
+        )
+        return laid.transpose(1, 2).reshape(-1, columns, parts.shape[1])[:rows].flatten(0, 1)
+
+    def _cut(self, whole: Tensor, fill: int = 0) -> Tensor:
+        """This process's part of [rows, columns, ..]."""
+        row, column = self._slices(*whole.shape[:2])
+        found = whole[row, column]
+        missing = (row.stop - row.start) - len(found)
+        return F.pad(found, [0, 0] * (whole.dim() - 1) + [0, missing], value=fill).contiguous()
+
+    def _slices(self, rows: int, columns: int) -> tuple[slice, slice]:
+        each, n = -(-rows // self.sizes.dp), columns // self.sizes.cp
+        row, column = self.row_number * each, self.column * n
+        return slice(row, row + each), slice(column, column + n)
+
+    def bound(self, loss: Tensor, all_else: Tensor) -> Tensor:
+        """`loss`, whose backward comes by all that is behind `all_else`, as the others' does."""
+        return tie(loss, [all_else])
+
+    # ---- its part of the model -----------------------------------------------------------------
+
+    def model(self, config: Config) -> Transformer:
+        """A model in shards; no process ever has it whole."""
+        with torch.device("meta"):
+            model = Transformer(config)
+        shard.parallelise(model, self)
+        model.to_empty(device=self.device)
+        shard.set_frequencies(model)
+        return model
+
+    def initialize(self, model: Transformer, seed: int) -> None:
+        """The weights that one process would draw, of which each keeps its own."""
+        shard.initialize(model, self, seed)
+
+    def optimizers(
+        self, model: Transformer, *, lr: float, weight_decay: float
+    ) -> list[torch.optim.Optimizer]:
+        """Muon and AdamW over the shards."""
+        return optimizers(
+            model,
+            model.config,
+            lr=lr,
+            weight_decay=weight_decay,
+            spread=lambda named: Owners(named, model.config, self.sizes, self.number, self.group),
+        )
+
+    def settle(self, model: Transformer) -> None:
+        """Forget weights that were gathered."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def norm(self, model: Transformer, gradients: Mapping[str, Tensor]) -> Tensor:
+        """√Σ g² over all processes, of gradients that one process would have too."""
+        return shard.gradient_norm(model, self)
+
+    def broken(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """The first that is not finite."""
+        own = [bool(shard.local(t.detach()).isfinite().all()) for t in tensors.values()]
+        counts = self.over_all(torch.tensor(own, dtype=torch.int64, device=self.device)).tolist()
+        names = (
+            n for n, sound in zip(tensors, counts, strict=True) if sound < self.sizes.processes
+        )
+        return next(names, None)
+
+    def weights(self, model: Transformer) -> Iterator[tuple[str, Tensor]]:
+        """The model's state, tensor by tensor, each whole."""
+        self.settle(model)
+        for name, tensor in model.state_dict().items():
+            yield name, shard.whole_tensor(name, tensor, self)
 
 
 def _summed(part: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -91,8 +178,13 @@ def _summed(part: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 def started() -> bool:
-    """Whether torchrun started this process as one of several, or as one that it restarts."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def restarted() -> bool:
+    """Whether torchrun started it anew, after one of the processes was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def joined(sizes: Sizes) -> Mesh:

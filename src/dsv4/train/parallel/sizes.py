@@ -35,7 +35,10 @@ class Sizes:
 
     @classmethod
     def parse(cls, text: str) -> Sizes:
-        """`dp=2 ep=2 cp=1`, in any order; what is left out is 1. Raises ValueError."""
+        """`dp=2 ep=2 cp=1`, in any order; what is left out is 1, and so is all of `1`. Raises
+        ValueError."""
+        if text.strip() == "1":
+            return cls()
         found: dict[str, int] = {}
         for word in re.split(r"[\s,]+", text.strip()):
             match = re.fullmatch(r"(dp|ep|cp)=([0-9]{1,7})", word)
@@ -54,10 +57,9 @@ class Sizes:
         """How many processes hold the same experts, divided among them as all weights are."""
         return self.processes // self.ep
 
-    def check(self, config: Config, batch: int, seq_len: int) -> None:
-        """Raises ValueError unless a batch of `batch` rows of `seq_len` tokens can be divided."""
+    def check(self, config: Config, seq_len: int) -> None:
+        """Raises ValueError unless a model and its rows can be divided."""
         for what, total, ways, name in (
-            ("batch", batch, self.dp, "dp"),
             ("seq_len", seq_len, self.cp, "cp"),
             ("n_routed_experts", config.n_routed_experts, self.ep, "ep"),
         ):

@@ -29,7 +29,7 @@ class SpreadExperts(nn.Module):
 
     def __init__(self, experts: Experts, group: Any):
         super().__init__()
-        self.limit, self.group = experts.limit, group
+        self.limit, self.low, self.group = experts.limit, experts.low, group
         for name in MATRICES:
             whole: Tensor = getattr(experts, name)
             own = whole.detach().chunk(group.size())[group.rank()]
@@ -63,6 +63,6 @@ class SpreadExperts(nn.Module):
         if not count:
             rows, weight = F.pad(rows, (0, 0, 0, 1)), F.pad(weight, (0, 0, 0, 1))
             expert = F.pad(expert, (0, 1))
-        return routed_experts(
-            rows, expert.unsqueeze(1), weight, self.w1, self.w2, self.w3, self.limit
-        )[:count]
+        matrices = self.w1, self.w2, self.w3
+        out = routed_experts(rows, expert.unsqueeze(1), weight, *matrices, self.limit, low=self.low)
+        return out[:count]

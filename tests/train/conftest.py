@@ -34,8 +34,9 @@ def folder(documents, tmp_path_factory):
 @pytest.fixture(scope="session")
 def config_file(make_config, tmp_path_factory):
     file = tmp_path_factory.mktemp("config") / "config.json"
-    changes = {"vocab_size": 400, "num_hidden_layers": 3, "compress_ratios": [0, 4, 8, 0]}
-    file.write_text(make_config(index_topk=2, num_hash_layers=1, **changes).to_json())
+    changes = {"vocab_size": 400, "num_hidden_layers": 2, "compress_ratios": [8, 4, 0]}
+    small = {"hidden_size": 32, "n_routed_experts": 6, "num_experts_per_tok": 2, "index_topk": 2}
+    file.write_text(make_config(num_hash_layers=1, **small, **changes).to_json())
     return file
 
 

@@ -207,7 +207,8 @@ def _print_plan(recipe: Recipe) -> None:
 
 
 def _progress() -> Progress:
-    from dsv4.train.progress import Bar, Lines
+    from dsv4.cli.bar import Bar
+    from dsv4.train.progress import Lines
 
     return Bar() if sys.stdout.isatty() else Lines(say)
 

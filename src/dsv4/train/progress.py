@@ -1,4 +1,4 @@
-"""How a run is seen: lines of text, about every tenth step, or a bar that stays in its place."""
+"""How a run is seen: a line of text about every tenth step; `cli/bar.py` has one for terminals."""
 
 from __future__ import annotations
 
@@ -35,38 +35,6 @@ class Lines:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-class Bar:
-    """A rich bar on a terminal; evaluations and what happens stay above it. No text of a run drives
-    the terminal: what it is given is plain."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._bar = Progress(
-            BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), transient=True
-        )
-        self._task = self._bar.add_task("starting", total=None)
-        self._bar.start()
-
-    def show(self, row: Mapping[str, Any], tokens: int) -> None:
-        """Move the bar."""
-        if "event" in row:
-            return
-        if "validation_loss" in row:
-            self.note(line(row, tokens))
-        self._bar.update(
-            self._task, total=tokens, completed=row["tokens"], description=line(row, tokens)
-        )
-
-    def note(self, line: str) -> None:
-        """A line above the bar."""
-        self._bar.console.print(line, markup=False, highlight=False)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
 
 
 def line(row: Mapping[str, Any], tokens: int) -> str:

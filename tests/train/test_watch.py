@@ -140,9 +140,8 @@ def make_run(tmp_path):
 def test_curves_of_several_runs(make_run, tmp_path):
     pytest.importorskip("matplotlib")
     runs = [make_run("a"), make_run("b", text='{"step": 61, "to'), make_run("c/a", steps=3)]
-    for by in ("tokens", "steps"):
-        out = plot(runs, tmp_path / f"{by}.png", by=by)
-        assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 20_000
+    out = plot(runs, tmp_path / "steps.png", by="steps")
+    assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 20_000
     assert len(read_rows(runs[1])) == 61
     with pytest.raises(ValueError, match="--by days: must be tokens or steps"):
         plot(runs, tmp_path / "x.png", by="days")
@@ -184,4 +183,4 @@ def test_active_parameters(make_config):
     )
     experts = 5 * 3 * 64 * 32  # of one expert in every layer
     assert flops.active_parameters(whole) - flops.active_parameters(config) == 5 * experts
-    assert 12e9 < flops.active_parameters(Config.from_preset("flash")) < 16e9
+    assert 12e9 < flops.active_parameters(Config.from_preset("flash")) < 13.2e9

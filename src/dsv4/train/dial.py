@@ -24,8 +24,8 @@ from dsv4.train.recipe import Recipe, Stage
 from dsv4.train.schedule import Plan, Position
 from dsv4.train.step import Trainer
 
-WIDTHS = (64, 128, 192, 256, 384, 512, 768, 1024)
-TOKENS_A_PARAMETER = ((1, 20), (4, 30), (8, 40), (16, 50), (32, 60))  # experts / chosen: at least
+WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+TOKENS_A_PARAMETER = ((1, 20), (4, 25), (8, 30), (16, 35), (32, 40))  # experts / chosen: at least
 SEQ_LEN, MEASURED = 256, 2048  # tokens of a row; of a step that is timed
 STEPS = 3  # of which the first is not timed
 
@@ -36,7 +36,7 @@ def shape(width: int) -> dict[str, Any]:
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,
-        "num_attention_heads": max(2, width // 64),
+        "num_attention_heads": max(2, width // 128 * 2),
         "q_lora_rank": max(64, width // 2),
         "o_lora_rank": max(64, width // 2),
         "moe_intermediate_size": max(64, width // 2),
@@ -117,4 +117,5 @@ def measured_speed(recipe: Recipe) -> float:
 def _recipe(config: Any, tokens: int, batch: int, lr: float, seed: int) -> Recipe:
     stage = Stage(tokens=tokens, seq_len=SEQ_LEN, batch_tokens=batch)
     recipe = Recipe(name="minutes", config=config, stages=(stage,), lr=lr, seed=seed)
-    return dataclasses.replace(recipe, micro_tokens=max(SEQ_LEN, 4 * MEASURED))
+    warmup = max(1, min(recipe.warmup, tokens // batch // 10))
+    return dataclasses.replace(recipe, micro_tokens=4 * MEASURED, warmup=warmup)

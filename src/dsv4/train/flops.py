@@ -20,17 +20,15 @@ SIZE, SECONDS = 1536, 0.5  # of the products that are timed
 
 
 def active_parameters(config: Config) -> int:
-    """Weights of the matrices that one token meets: of the routed experts those that it chooses,
-    the output head once for each prediction, the embedding not at all."""
+    """Weights of the layers' matrices that one token meets, of the routed experts those that it
+    chooses: embedding, output head and draft apart, as scaling laws count."""
     total = 0.0
     share = config.num_experts_per_tok / config.n_routed_experts
     for name, weight in weights(config).items():
-        if len(weight.shape) < 2 or name == "embed.weight" or name.endswith(("tid2eid", ".ape")):
-            continue
-        size = math.prod(weight.shape)
-        total += size * share if ".ffn.experts." in name else size
-    drafts = 0 if config.is_dspark else config.num_nextn_predict_layers
-    return round(total) + drafts * config.vocab_size * config.hidden_size
+        if len(weight.shape) > 1 and name.startswith("layers.") and not name.endswith("tid2eid"):
+            size = math.prod(weight.shape)
+            total += size * share if ".ffn.experts." in name else size
+    return round(total)
 
 
 def flops_per_token(config: Config, seq_len: int, *, dense: bool = False) -> float:
@@ -55,7 +53,8 @@ def _more_logits(config: Config, seq_len: int) -> float:
 def peak_flops(dtype: torch.dtype = torch.float32) -> float:
     """Multiplications and additions a second of a large product here, the best of half a second."""
     a, b = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
-    out, each = torch.empty_like(a), []
+    each: list[float] = []
+    out = torch.empty_like(a)
     end = time.perf_counter() + SECONDS
     while not each or time.perf_counter() < end:
         begun = time.perf_counter()

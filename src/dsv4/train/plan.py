@@ -23,8 +23,9 @@ def described(recipe: Recipe) -> Iterator[str]:
     with torch.device("meta"):
         model = Transformer(config)
     numbers = sum(parameter.numel() for parameter in model.parameters())
-    yield f"{recipe.name}: {recipe.model}, {numbers:,} parameters, of which a token multiplies "
-    yield f"  {active_parameters(config):,}; {plan.tokens:,} tokens on a mesh of {recipe.mesh}"
+    active = active_parameters(config)
+    yield f"{recipe.name}: {recipe.model}, {numbers:,} parameters, {active:,} of the layers active"
+    yield f"{plan.tokens:,} tokens, {recipe.precision}, mesh {recipe.mesh}"
     yield ""
     yield from stages_table(recipe)
     yield ""

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from dsv4.cli import app
 from dsv4.data.prepared import open_sources
+from dsv4.protocol.constants import EOS
 from dsv4.tokenizer import Tokenizer
 
 WORDS = "the cat sat on a mat and saw seven dogs run over green hills in the rain".split()
@@ -57,10 +58,22 @@ def test_a_tokenizer_that_is_given_is_used(text, tmp_path, tokenizer_file):
     done = run("build", out, "--text", text, "--tokenizer", tokenizer_file, "--fim", 1)
     assert done.exit_code == 0, done.output
     assert (out / "tokenizer.json").read_bytes() == tokenizer_file.read_bytes()
+    assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"] == EOS
     (source,) = open_sources(out)
     hole = Tokenizer.load(tokenizer_file).token_id("<｜fim▁hole｜>")
     ids = source.file.read(0, source.file.header.tokens)
     assert (ids == hole).sum() == source.file.header.documents
+
+
+def test_the_releases_tokenizer(text, tmp_path):
+    out = tmp_path / "data"
+    done = run("build", out, "--text", text, "--tokenizer", "deepseek", "--workers", 1)
+    assert done.exit_code == 0, done.output
+    (source,) = open_sources(out)
+    ids = source.file.read(0, source.file.header.tokens)
+    assert ids.dtype == "uint32" and source.file.header.largest < 129_280
+    assert Tokenizer.load(out).vocab_size == 129_280
+    assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"]
 
 
 def test_bad_lines_are_named_or_left_out(text, tmp_path):

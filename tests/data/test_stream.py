@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dsv4.data.rows import lay
 from dsv4.data.stream import Span, Stream, merge, pack
@@ -68,6 +70,22 @@ def test_rows_that_become_longer_lose_nothing_and_double_nothing(files):
         other.load_state_dict(states[at])
         again = [other.next(lengths[n] if n < len(lengths) else 300) for n in range(at, len(rows))]
         assert again == rows[at:]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 60)), max_size=8), st.booleans())
+def test_any_lengths_and_any_stops_read_every_token_once(files, lengths, saved):
+    file = files["train"]
+    stream, rows = Stream(file, 0, window=300), []
+    for seq_len, count in [*lengths, (100, 10**9)]:
+        for _ in range(count):
+            if stream.epoch:
+                break
+            rows.append(stream.next(seq_len))
+        if saved:
+            state, stream = stream.state_dict(), Stream(file, 0, window=300)
+            stream.load_state_dict(state)
+    assert tokens_of(rows) == list(range(file.header.tokens))
 
 
 def test_pieces_of_a_document_are_joined_when_rows_grow():

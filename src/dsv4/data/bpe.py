@@ -15,9 +15,11 @@ from tokenizers import models, trainers
 
 from dsv4.atomic import replacing
 from dsv4.data.document import Document, held_out
+from dsv4.protocol.constants import BOS, EOS
 from dsv4.tokenizer import Tokenizer
 
 FIRST_CONTROL = 128800  # released ids from here to 129279 are control tokens or placeholders
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 SAMPLE = 1 << 26  # letters that a tokenizer is trained on
 PLACEHOLDERS = ("<｜place▁holder", "<|place_holder")
 
@@ -84,22 +86,35 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 def save_bpe(bpe: tokenizers.Tokenizer, folder: Path, context: int) -> list[Path]:
     """Write tokenizer.json and tokenizer_config.json; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    return _write(folder, bpe.to_str().encode(), _settings(context))
+
+
+def copy_tokenizer(source: Path, folder: Path, context: int) -> list[Path]:
+    """The same of a tokenizer.json that there is, and of the tokenizer_config.json beside it, if
+    any."""
+    beside = source.with_name(CONFIG_FILE)
+    config = beside.read_bytes() if beside.is_file() else _settings(context)
+    return _write(folder, source.read_bytes(), config)
+
+
+def _settings(context: int) -> bytes:
     settings = {
         "add_bos_token": False,
         "add_eos_token": False,
-        "bos_token": bpe.id_to_token(0),
-        "eos_token": bpe.id_to_token(1),
-        "pad_token": bpe.id_to_token(1),
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": EOS,
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    contents = {
-        "tokenizer.json": bpe.to_str(),
-        "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
-    }
-    for name, text in contents.items():
+    return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write(folder: Path, tokenizer: bytes, config: bytes) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {CONFIG_FILE: config, TOKENIZER_FILE: tokenizer}
+    for name, data in contents.items():
         with replacing(folder / name) as stream:
-            stream.write(text.encode())
-    return [folder / name for name in contents]
+            stream.write(data)
+    return [folder / TOKENIZER_FILE, folder / CONFIG_FILE]

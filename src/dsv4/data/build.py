@@ -25,7 +25,7 @@ from dsv4.data.tokenise import tokenise
 from dsv4.data.tokens import TokenFile
 from dsv4.tokenizer import Tokenizer
 
-NOTICE_FILE, TOKENIZER_FILE = "NOTICE", "tokenizer.json"
+NOTICE_FILE = "NOTICE"
 Say = Callable[[str], None]
 
 
@@ -92,7 +92,7 @@ def build(
     if not inputs or len(set(names)) < len(names):
         raise DataError("data needs sources, each under a name of its own")
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = folder / TOKENIZER_FILE
+    tokenizer = folder / bpe.TOKENIZER_FILE
     if not tokenizer.is_file():
         say(f"training a tokenizer of {vocab_size:,} ids")
         every = chain.from_iterable(one.documents() for one in inputs)

@@ -61,7 +61,6 @@ def tokenise(
 
     Raises: DataError for text that cannot be tokenised, WriteError; what stands is gone on with.
     """
-    tokenizer = Tokenizer.load(tokenizer_file)
     made = {
         "source": source,
         "tokenizer": sha256_of(tokenizer_file),
@@ -69,12 +68,13 @@ def tokenise(
     }
     if found := _finished(folder, made):
         return found
+    tokenizer = Tokenizer.load(tokenizer_file)
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / ".tokenising.json"
     done, writers = _begin(folder, made, journal, tokenizer.largest_id + 1)
     rest = itertools.islice(documents, done, None)
     try:
-        for count, pieces in _encoded(rest, tokenizer_file, augment, workers):
+        for count, pieces in _encoded(rest, tokenizer, tokenizer_file, augment, workers):
             done += count
             for writer, piece in zip(writers, pieces, strict=True):
                 writer.append(piece.ids, piece.lengths, piece.nbytes)
@@ -132,12 +132,16 @@ def _write_journal(
 
 
 def _encoded(
-    documents: Iterator[Document], tokenizer_file: Path, augment: Augment, workers: int
+    documents: Iterator[Document],
+    tokenizer: Tokenizer,
+    tokenizer_file: Path,
+    augment: Augment,
+    workers: int,
 ) -> Iterator[tuple[int, list[Piece]]]:
     """Chunk by chunk, in order: the number of documents, and what they add to each part."""
     chunks = iter(lambda: list(itertools.islice(documents, CHUNK)), [])
     if workers <= 1:
-        encoder = Encoder(Tokenizer.load(tokenizer_file), augment)
+        encoder = Encoder(tokenizer, augment)
         yield from ((len(chunk), encode_chunk(encoder, chunk)) for chunk in chunks)
         return
     pool = ProcessPoolExecutor(

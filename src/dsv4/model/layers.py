@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsv4.model.precision import Precision, to_bfloat16
+from dsv4.model.precision import Precision, as_is, to_bfloat16
 from dsv4.ops import products
 from dsv4.quant import fp4, fp8
 
@@ -39,18 +39,27 @@ class Linear(nn.Module):
     """y = x · weightᵀ, weight [out, in], in the model's dtype; no bias anywhere in V4. `low`: in
     products x and weight are rounded to bfloat16."""
 
-    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype, *, low: bool = False):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        dtype: torch.dtype,
+        *,
+        low: bool = False,
+        round_input: Callable[[Tensor], Tensor] = as_is,
+        round_weight: Callable[[Tensor], Tensor] = as_is,
+    ):
         super().__init__()
-        self.low = low
+        self.low, self.round_input, self.round_weight = low, round_input, round_weight
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
 
     def operand(self, x: Tensor) -> Tensor:
         """x as it is multiplied."""
-        return x
+        return self.round_input(x)
 
     def matrix(self) -> Tensor:
         """The weight as it is multiplied: [out, in]."""
-        return self.weight
+        return self.round_weight(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., in] → [.., out]."""
@@ -107,7 +116,14 @@ def linear(
     """
     if precision.packed:
         return PackedLinear(precision.operand, result or precision.dtype)
-    return Linear(inputs, outputs, precision.dtype, low=precision.low)
+    return Linear(
+        inputs,
+        outputs,
+        precision.dtype,
+        low=precision.low,
+        round_input=precision.operand,
+        round_weight=precision.weight,
+    )
 
 
 def expand(weight: Tensor, scale: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dsv4.config import Config
 from dsv4.model.layers import expand, linear
-from dsv4.model.precision import Precision, to_bfloat16
+from dsv4.model.precision import Precision, as_is, to_bfloat16
 from dsv4.model.study import Study
 from dsv4.ops.experts import gate_product, routed_experts
 from dsv4.ops.products import linear as linear_product
@@ -79,14 +79,19 @@ class Experts(nn.Module):
         e, d, i = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         dtype, self.low = precision.dtype, precision.low
         self.limit = config.swiglu_limit
+        self.round_weight = precision.expert_weight(config)
+        self.round_input = as_is if self.round_weight is as_is else precision.operand
         self.w1 = nn.Parameter(torch.empty(e, i, d, dtype=dtype))
         self.w2 = nn.Parameter(torch.empty(e, d, i, dtype=dtype))
         self.w3 = nn.Parameter(torch.empty(e, i, d, dtype=dtype))
 
     def forward(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         """x [tokens, d] → float32 [tokens, d]."""
-        matrices = self.w1, self.w2, self.w3
-        return routed_experts(x, indices, weights, *matrices, self.limit, low=self.low)
+        w1, w2, w3 = map(self.round_weight, (self.w1, self.w2, self.w3))
+        operand = None if self.round_input is as_is else self.round_input
+        return routed_experts(
+            x, indices, weights, w1, w2, w3, self.limit, low=self.low, operand=operand
+        )
 
 
 class PackedExperts(nn.Module):

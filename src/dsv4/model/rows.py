@@ -6,6 +6,7 @@ entry whenever it comes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,23 @@ class FloatRows:
     def encode(self, x: Tensor) -> Tensor:
         """The same tensor."""
         return x
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """The same tensor."""
+        return rows
+
+
+@dataclass(frozen=True)
+class StraightRows:
+    """Floats, rounded as bytes would round them; training sees through it."""
+
+    width: int
+    dtype: torch.dtype
+    rounded: Callable[[Tensor], Tensor]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x [.., channels], rounded."""
+        return self.rounded(x)
 
     def decode(self, rows: Tensor) -> Tensor:
         """The same tensor."""

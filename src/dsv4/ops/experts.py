@@ -7,6 +7,7 @@ each projection is one grouped matrix product. `low`: products round their opera
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,18 +35,21 @@ def routed_experts(
     limit: float,
     *,
     low: bool = False,
+    operand: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """x [tokens, d], indices and weights [tokens, k], w1 and w3 [E, i, d], w2 [E, d, i]
-    → float32 [tokens, d].
+    → float32 [tokens, d]. `operand` rounds what the matrices multiply, row by row.
     """
     tokens, k = indices.shape
-    if tokens * k < w1.shape[0]:
+    if operand is not None:
+        return _one_by_one(operand(x), indices, weights, w1, w2, w3, limit, low, operand)
+    if tokens * k < w1.shape[0] and not low:
         return _few_rows(x, indices, weights, w1, w2, w3, limit)
     if native.trainer(x, w1, w2, w3) is not None:
         y: Tensor = _RoutedExperts.apply(x, indices, weights, w1, w2, w3, limit, low)
         return y
     if low:
-        return _one_by_one(x, indices, weights, w1, w2, w3, limit)
+        return _one_by_one(x, indices, weights, w1, w2, w3, limit, low)
     order = indices.flatten().argsort(stable=True)  # [tokens·k], rows of one expert side by side
     counts = torch.bincount(indices.flatten(), minlength=w1.shape[0])
     ends = counts.cumsum(0).to(torch.int32)
@@ -59,16 +63,24 @@ def routed_experts(
 
 
 def _one_by_one(
-    x: Tensor, indices: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, w3: Tensor, limit: float
+    x: Tensor,
+    indices: Tensor,
+    weights: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    w3: Tensor,
+    limit: float,
+    low: bool,
+    operand: Callable[[Tensor], Tensor] = lambda gated: gated,
 ) -> Tensor:
-    """The same, expert by expert, with operands rounded to bfloat16."""
+    """The same, expert by expert, of rows that are rounded already."""
     y = x.new_zeros(x.shape, dtype=torch.float32)
     for e in indices.unique().tolist():
         token, place = (indices == e).nonzero(as_tuple=True)
         rows = x[token]
-        up1, up3 = linear(rows, w1[e], low=True), linear(rows, w3[e], low=True)
+        up1, up3 = linear(rows, w1[e], low=low), linear(rows, w3[e], low=low)
         gated = gate_product(up1, up3, limit) * weights[token, place].unsqueeze(-1)
-        y = y.index_add(0, token, linear(gated, w2[e], low=True))
+        y = y.index_add(0, token, linear(operand(gated), w2[e], low=low))
     return y
 
 

@@ -4,8 +4,10 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +116,47 @@ def test_a_kill_at_any_moment_leaves_what_was_synced(tokenizer_file, tmp_path, m
     resumed = tokenise(documents, tokenizer_file, folder, source="w", augment=NOTHING)
     whole = tokenise(documents, tokenizer_file, tmp_path / "b", source="w", augment=NOTHING)
     assert contents(resumed) == contents(whole) and encoded[:400] == documents[600:]
+
+
+ORPHANS = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+from dsv4.data.augment import NOTHING
+from dsv4.data.document import Document
+from dsv4.data.tokenise import tokenise
+
+def documents():
+    for n in range(10**9):
+        if n == 5000:
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield Document(f"the cat number {n} sat on {n * n} mats")
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2])
+    tokenise(documents(), Path(sys.argv[1]), folder, source="w", augment=NOTHING, workers=2)
+"""
+
+
+def test_processes_end_with_the_one_that_began_them(tokenizer_file, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ORPHANS)
+    command = [sys.executable, script, tokenizer_file, tmp_path / "a"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    workers = [int(number) for number in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL and len(workers) == 2
+    for _ in range(200):
+        if not any(map(lives, workers)):
+            break
+        time.sleep(0.1)
+    assert not any(map(lives, workers))
+
+
+def lives(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_process_that_is_ended_is_told(documents, tokenizer_file, tmp_path, monkeypatch):

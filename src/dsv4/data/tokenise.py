@@ -10,6 +10,9 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -184,7 +187,17 @@ _encoder: Encoder | None = None  # of a worker process
 
 def _start(tokenizer_file: Path, augment: Augment) -> None:
     global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends the pool
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _encoder = Encoder(Tokenizer.load(tokenizer_file), augment)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next chunk for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(documents: list[Document]) -> list[Piece]:

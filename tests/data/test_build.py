@@ -64,12 +64,12 @@ def test_weights_and_epochs_are_there_to_be_edited(make):
     make("one", "two")
     file = make.folder / "mixture.json"
     limits = json.loads(file.read_text())
-    assert limits == {name: {"weight": None, "epochs": None} for name in ("one", "two")}
-    limits["one"] = {"weight": 3, "epochs": 1.5}
+    assert limits == {name: dict.fromkeys(("weight", "epochs", "least")) for name in ("one", "two")}
+    limits["one"] = {"weight": 3, "epochs": 1.5, "least": 20}
     del limits["two"]
     file.write_text(json.dumps(limits))
     (source,) = open_sources(make.folder)
-    assert (source.weight, source.epochs) == (3, 1.5)
+    assert (source.weight, source.epochs, source.least) == (3, 1.5, 20)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from dsv4.data import bpe
 from dsv4.data.augment import NOTHING
 from dsv4.data.errors import DataError
-from dsv4.data.mixture import Mixture, Source, in_order, open_source
+from dsv4.data.mixture import Mixture, Source, in_order
 from dsv4.data.tokenise import tokenise
 
 
@@ -122,6 +122,31 @@ def test_new_weights_count_from_where_they_begin(mix):
     assert other.rows == 220
 
 
+def test_a_stage_of_long_documents(files):
+    file = files["train"]
+    lengths = np.diff(file.offsets)
+
+    def make(least=None, epochs=None):
+        return Mixture([Source("one", file, epochs=epochs, least=least)], seed=0, pad=1)
+
+    long, seen = make(least=40, epochs=1), []
+    while long.state_dict()["sources"]["one"]["epoch"] == 0:
+        seen += long.next(1, 200).documents[0]
+    assert sorted(seen) == sorted(lengths[lengths >= 40].tolist())
+    assert long.sources["one"].share == sum(seen) < file.header.tokens
+    with pytest.raises(DataError, match="the data ends"):
+        long.next(1, 200)
+    short = make()
+    short.next(30, 100)
+    later = make(least=40)
+    later.load_state_dict(short.state_dict())
+    state = later.state_dict()["sources"]["one"]
+    assert (state["epoch"], state["window"], state["taken"]) == (1, 0, [])
+    assert all(length >= 40 for row in later.next(20, 200).documents for length in row)
+    with pytest.raises(DataError, match=r"holds no document of 9,000 tokens"):
+        make(least=9000)
+
+
 def test_positions_of_other_data_are_refused(mix, files, second):
     state = mix().state_dict()
     with pytest.raises(DataError, match="of seed 0, not 1"):
@@ -136,13 +161,13 @@ def test_mixtures_that_make_no_sense(files, second, documents, tmp_path):
     for sources in ([], [one, Source("one", second)]):
         with pytest.raises(DataError, match="a name of its own"):
             Mixture(sources, seed=0, pad=1)
-    for field in ("weight", "epochs"):
+    for field in ("weight", "epochs", "least"):
         with pytest.raises(ValueError, match=f"one: {field} = "):
             Source("one", files["train"], **{field: 0.0})
     (other, _) = bpe.save_bpe(bpe.train_bpe(bpe.sample(documents), 350), tmp_path, 1024)
-    tokenise(documents[:90], other, tmp_path / "b", source="w", augment=NOTHING)
+    made = tokenise(documents[:90], other, tmp_path / "b", source="w", augment=NOTHING)
     with pytest.raises(DataError, match="different tokenizers"):
-        Mixture([one, open_source(tmp_path / "b")], seed=0, pad=1)
+        Mixture([one, Source("two", made["train"])], seed=0, pad=1)
 
 
 def test_validation_reads_everything_once_in_order(files):

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dsv4.data.errors import DataError
 from dsv4.data.rows import Rows, lay
@@ -22,15 +24,17 @@ from dsv4.data.tokens import TokenFile
 
 @dataclass(frozen=True)
 class Source:
-    """A token file of a mixture. `weight` None: as many as its tokens; `epochs` None: no end."""
+    """A token file of a mixture. `weight` None: as many as its tokens; `epochs` None: no end.
+    `least`: documents of fewer tokens are left out, as in a stage that favours long ones."""
 
     name: str
     file: TokenFile
     weight: float | None = None
     epochs: float | None = None
+    least: int | None = None
 
     def __post_init__(self) -> None:
-        for field in ("weight", "epochs"):
+        for field in ("weight", "epochs", "least"):
             value = getattr(self, field)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{self.name}: {field} = {value!r}: must be a number above 0")
@@ -38,7 +42,13 @@ class Source:
     @property
     def share(self) -> float:
         """The weight, not normalised."""
-        return float(self.file.header.tokens if self.weight is None else self.weight)
+        return float(self.tokens if self.weight is None else self.weight)
+
+    @cached_property
+    def tokens(self) -> int:
+        """The tokens of an epoch."""
+        lengths = np.diff(self.file.offsets)
+        return int(lengths[lengths >= (self.least or 0)].sum())
 
 
 class Mixture:
@@ -54,7 +64,8 @@ class Mixture:
         _check_one_tokenizer(sources)
         self.rows = 0  # taken so far, whatever the batches
         self._streams = {
-            name: Stream(source.file, _seed_of(seed, name)) for name, source in self.sources.items()
+            name: Stream(source.file, _seed_of(seed, name), least=source.least or 0)
+            for name, source in self.sources.items()
         }
         self._room = dict.fromkeys(self.sources, 0)  # rows × their length, since weights changed
         self._read = dict.fromkeys(self.sources, 0)  # tokens
@@ -70,6 +81,7 @@ class Mixture:
                     **stream.state_dict(),
                     "sha256": stream.file.header.sha256,
                     "share": self.sources[name].share,
+                    "least": self.sources[name].least,
                     "room": self._room[name],
                     "read": self._read[name],
                 }
@@ -79,7 +91,8 @@ class Mixture:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a position. Other weights than it was left with count from there on; a source that
-        it does not know begins, one that is mixed no more is left where it was.
+        it does not know begins, one that is mixed no more is left where it was, and one whose
+        `least` has changed goes on with a new epoch of what it now holds.
 
         Raises: DataError for a position in other files, or of another seed.
         """
@@ -96,7 +109,9 @@ class Mixture:
                     "or begin a new run"
                 )
         for name, own in known.items():
-            self._streams[name].load_state_dict(own)
+            same = own["least"] == self.sources[name].least
+            begun = {"epoch": own["epoch"] + 1, "window": 0, "taken": []}
+            self._streams[name].load_state_dict(own if same else begun)
             self._read[name] = own["read"]
         shares = {name: own["share"] for name, own in state["sources"].items()}
         same = shares == {name: source.share for name, source in self.sources.items()}
@@ -135,9 +150,7 @@ class Mixture:
 
     def _ended(self, name: str) -> bool:
         source = self.sources[name]
-        return source.epochs is not None and (
-            self._read[name] >= source.epochs * source.file.header.tokens
-        )
+        return source.epochs is not None and (self._read[name] >= source.epochs * source.tokens)
 
 
 def in_order(file: TokenFile, size: int, seq_len: int, pad: int) -> Iterator[Rows]:
@@ -147,11 +160,6 @@ def in_order(file: TokenFile, size: int, seq_len: int, pad: int) -> Iterator[Row
     rows = pack(spans, seq_len)
     for first in range(0, len(rows), size):
         yield lay([(file, row) for row in rows[first : first + size]], seq_len, pad)
-
-
-def open_source(folder: Path, part: str = "train", **limits: float | None) -> Source:
-    """The source in a folder, named after it. Raises DataError."""
-    return Source(folder.name, TokenFile(folder, part), **limits)
 
 
 def _check_one_tokenizer(sources: Sequence[Source]) -> None:

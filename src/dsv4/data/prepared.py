@@ -1,6 +1,7 @@
 """A folder of prepared data: a tokenizer, a folder of token files for each source, mixture.json.
 
-mixture.json says weight and epochs of each source; it is written last, and is there to be edited.
+mixture.json says weight, epochs and least document of each source; it is written last, and is there
+to be edited.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from dsv4.data.tokens import REMEDY, TokenFile
 from dsv4.files import read_json
 
 MIXTURE_FILE, LARGEST = "mixture.json", 1 << 20
-LIMITS = ("weight", "epochs")
+LIMITS = ("weight", "epochs", "least")
 
 
 def write_mixture(folder: Path, limits: Mapping[str, Mapping[str, float | None]]) -> None:
-    """Write weight and epochs of each source (None: by its tokens; without end)."""
+    """Write each source's limits (None: weighed by its tokens, no end, every document)."""
     rows = {name: {limit: own.get(limit) for limit in LIMITS} for name, own in limits.items()}
     with replacing(folder / MIXTURE_FILE) as stream:
         stream.write((json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
@@ -51,7 +52,7 @@ def _limits(folder: Path) -> dict[str, dict[str, Any]]:
         rows = read_json(file, LARGEST)
         if not isinstance(rows, dict) or not all(_is_limits(own) for own in rows.values()):
             raise ValueError(
-                "must hold, of each source, weight and epochs: numbers above 0, or null"
+                "must hold, of each source, weight, epochs and least: numbers above 0, or null"
             )
         return rows
     except (OSError, ValueError) as error:

@@ -33,13 +33,20 @@ Row = list[Span]
 
 
 class Stream:
-    """An endless sequence of rows. Raises: DataError for a file without tokens."""
+    """An endless sequence of rows of the documents that have at least so many tokens.
 
-    def __init__(self, file: TokenFile, seed: int, *, window: int = WINDOW):
-        if not file.header.tokens:
-            raise DataError(f"{file.path} holds no tokens: give more text, or leave it out")
+    Raises: DataError for a file without tokens.
+    """
+
+    def __init__(self, file: TokenFile, seed: int, *, window: int = WINDOW, least: int = 0):
+        lengths = np.diff(file.offsets)
+        self._numbers = np.flatnonzero(lengths >= max(least, 1))  # of the documents
+        self.tokens = int(lengths[self._numbers].sum())
+        if not self.tokens:
+            what = f"no document of {least:,} tokens" if least else "no tokens"
+            raise DataError(f"{file.path} holds {what}: give more text, or leave it out")
         self.file, self.seed, self.size = file, seed, window
-        self.windows = -(-file.header.documents // window)
+        self.windows = -(-len(self._numbers) // window)
         self._order: tuple[int, np.ndarray] | None = None  # of an epoch
         self.load_state_dict({"epoch": 0, "window": 0, "taken": []})
 
@@ -103,7 +110,7 @@ class Stream:
     def _documents(self) -> list[Span]:
         if self._order is None or self._order[0] != self.epoch:
             rng = np.random.default_rng((self.seed, self.epoch))
-            self._order = self.epoch, rng.permutation(self.file.header.documents)
+            self._order = self.epoch, rng.permutation(self._numbers)
         chosen = self._order[1][self.window * self.size : (self.window + 1) * self.size]
         starts, ends = self.file.offsets[chosen], self.file.offsets[chosen + 1]
         pairs = zip(starts.tolist(), ends.tolist(), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,11 @@ def _sources(texts: Sequence[Text], part: str, vocab: int) -> list[Source]:
                 source.file.verify()
             share = None if text.weight is None else text.weight * source.share / total
             found.append(
-                Source(
-                    source.name if len(texts) == 1 else f"{folder.name}/{source.name}",
-                    source.file,
-                    source.weight if share is None else share,
-                    source.epochs if text.epochs is None else text.epochs,
+                replace(
+                    source,
+                    name=source.name if len(texts) == 1 else f"{folder.name}/{source.name}",
+                    weight=source.weight if share is None else share,
+                    epochs=source.epochs if text.epochs is None else text.epochs,
                 )
             )
     return found

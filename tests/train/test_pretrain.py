@@ -191,3 +191,20 @@ def test_texts_are_evaluated_apart_and_together(run, folder, tmp_path):
         assert found[f"bits_per_byte/{name}/words"] == one["bits_per_byte"]
     assert found["bits_per_byte"] == pytest.approx(one["bits_per_byte"])
     assert one.keys() == {"validation_loss", "bits_per_byte"}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "fp8", "fp4"])
+def test_every_precision_learns_and_resumes(run, precision):
+    """Near float32's loss, another weight for weight, and the same after a stop."""
+    one = run(precision, precision=precision, steps=8)
+    plain = run("plain", steps=8)
+    assert one.train(lambda line: None) and plain.train(lambda line: None)
+    gap = rows(one)[-1]["validation_loss"] - rows(plain)[-1]["validation_loss"]
+    assert 0 < abs(gap) < 0.2
+    stopped = run(f"{precision} stopped", precision=precision, steps=8)
+    for _ in range(5):
+        stopped.train_step()
+    stopped.save()
+    resumed = run(f"{precision} stopped", resume=True, precision=precision, steps=8)
+    assert resumed.train(lambda line: None)
+    assert everything(resumed) == everything(one)

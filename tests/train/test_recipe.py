@@ -25,7 +25,6 @@ STAGE = Stage(tokens=1000, seq_len=10, batch_tokens=20)
             "save_every": (0, 10**30),
             "decay": (2.0, -0.1),
             "precision": ("fp9",),
-            "mesh": ("2",),
             "sinks": (("paper",),),
         }.items()
     ]
@@ -50,7 +49,9 @@ def test_recipes_are_checked_against_their_model(make_recipe):
         make_recipe(seq_len=3).check()
     with pytest.raises(ValueError, match="batch_tokens = 16: must hold a row of seq_len = 32"):
         make_recipe(stages=[{"batch_tokens": 16}]).check()
-    ratios = {"compress_ratios": [0, 0, 0, 0]}
+    with pytest.raises(ValueError, match="mesh '2': must be words"):
+        make_recipe(mesh="2")
+    ratios = {"compress_ratios": [0, 0, 0]}
     with pytest.raises(ValueError, match="no layer with an indexer"):
         make_recipe(stages=[{"attention": "indexer"}], config=ratios).check()
     with pytest.raises(ValueError, match="model = 'nanoo': must be flash"):

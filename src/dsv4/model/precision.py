@@ -110,9 +110,11 @@ def floating(dtype: torch.dtype) -> Precision:
     return Precision("float", dtype, as_is, torch.float32, torch.float32, attend)
 
 
-MIXED = dataclasses.replace(floating(torch.float32), low=True)
+FLOAT32 = floating(torch.float32)
+MIXED = dataclasses.replace(FLOAT32, low=True)
 FP8 = dataclasses.replace(MIXED, operand=straight.fp8_operand, weight=straight.fp8_weight)
 FP4 = dataclasses.replace(FP8, aware=True)
+TRAINING = {"float32": FLOAT32, "bfloat16": MIXED, "fp8": FP8, "fp4": FP4}
 FAST = Precision("fast", torch.float32, to_bfloat16, torch.float32, torch.bfloat16, attend)
 EXACT = Precision(
     "exact", torch.bfloat16, round_fp8, torch.bfloat16, torch.bfloat16, attend_rounded

@@ -95,7 +95,7 @@ class Recipe:
     mtp_weight_at_end: float = 0.1  # while the rate falls
     balance: float = 1e-4
     bias_step: float = 1e-3
-    precision: str = "float32"
+    precision: str = "float32"  # of products: also bfloat16, fp8, fp4 (model/precision.py)
     recompute: bool = False
     micro_tokens: int = 0  # at most so many go through the model at once; 0: the whole batch
     mesh: str = "1"  # how many processes divide it, and how: "dp=4 ep=4 cp=2"

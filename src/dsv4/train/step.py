@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dsv4.config import Config, LayerKind
+from dsv4.model.precision import TRAINING
 from dsv4.train.data import IGNORE, Batch
 from dsv4.train.loss import Losses, losses, update_bias
 from dsv4.train.optim import clip_gradients
@@ -60,7 +61,7 @@ class Trainer:
 
     def __init__(self, config: Config, recipe: Recipe, whole: Whole = WHOLE):
         self.config, self.recipe, self.whole = config, recipe, whole
-        self.model = whole.model(config)
+        self.model = whole.model(config, TRAINING[recipe.precision])
         self.model.recompute = recipe.recompute
         self.begin()
         self._arrived: dict[str, Tensor] = {}  # parameters in the order of their gradients

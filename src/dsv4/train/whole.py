@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dsv4.config import Config
 from dsv4.model.past import Past
+from dsv4.model.precision import FLOAT32, Precision
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import Batch
 from dsv4.train.optim import optimizers
@@ -63,9 +64,9 @@ class Whole:
 
     # ---- the model -----------------------------------------------------------------------------
 
-    def model(self, config: Config) -> Transformer:
+    def model(self, config: Config, precision: Precision = FLOAT32) -> Transformer:
         """A model, its weights not set."""
-        return Transformer(config)
+        return Transformer(config, precision=precision)
 
     def initialize(self, model: Transformer, seed: int) -> None:
         """Draw the initial weights."""

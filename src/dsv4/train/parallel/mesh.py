@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from dsv4.config import Config
 from dsv4.model.past import Past
+from dsv4.model.precision import FLOAT32, Precision
 from dsv4.model.transformer import Transformer
 from dsv4.train.data import IGNORE, Batch
 from dsv4.train.optim import optimizers
@@ -120,10 +121,10 @@ class Mesh(Whole):
 
     # ---- its part of the model -----------------------------------------------------------------
 
-    def model(self, config: Config) -> Transformer:
+    def model(self, config: Config, precision: Precision = FLOAT32) -> Transformer:
         """A model in shards; no process ever has it whole."""
         with torch.device("meta"):
-            model = Transformer(config)
+            model = Transformer(config, precision=precision)
         shard.parallelise(model, self)
         model.to_empty(device=self.device)
         shard.set_frequencies(model)

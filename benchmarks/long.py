@@ -119,10 +119,10 @@ def keep(cache: Cache, file: Path) -> None:
 def restore(cache: Cache, file: Path) -> None:
     """The same from the file, into a cache that is empty."""
     kept = torch.load(file)
-    cache.reserve([kept["length"]])
+    cache.reserve([len(kept["entries"][0]) * cache.stores.page_tokens])
     for ring, data in zip([r for x in cache.layers for r in x.rings], kept["rings"], strict=True):
         ring.data.copy_(data)
-    stores = [e for layer in cache.layers for e in layer.entries]
+    stores = [e for layer in cache.layers for e in layer.entries]  # of the reserved size
     for entries, data in zip(stores, kept["entries"], strict=True):
         entries.data[: len(data)] = data
     cache.sequences[0].length = cache.sequences[0].reached = kept["length"]

@@ -95,3 +95,15 @@ def test_too_little_memory_is_said_with_what_would_do(nano):
 def test_prefixes_on_disk_need_an_identity(nano, tmp_path):
     with pytest.raises(ValueError, match="identity"):
         Engine(nano, slots=1, folder=tmp_path)
+
+
+def test_a_token_or_two_of_a_long_prompt_are_read_anew(make_engine, ask):
+    engine = make_engine()
+    for begin, cached in ((1, 0), (7, 0), (8, 8), (3, 0)):
+        shared = [begin + 10] * begin
+        ask(engine, [*shared, *range(100, 200)], max_tokens=2).wait()
+        usage = ask(engine, [*shared, *range(300, 440)], max_tokens=2).wait().usage
+        assert usage.cached == cached
+        assert usage.missed == f"token {begin} is the first that is not known"
+    ask(engine, [5, 6, 7], max_tokens=2).wait()
+    assert ask(engine, [5, 6, 8], max_tokens=2).wait().usage.cached == 2

@@ -43,6 +43,10 @@ class Found(NamedTuple):
     pages: list[Page]
     missed: str
 
+    def without(self, missed: str) -> Found:
+        """Nothing of it, and why."""
+        return Found(0, None, [], missed)
+
 
 @dataclass
 class Counters:

@@ -16,6 +16,7 @@ from dsv4.engine.running import Running
 
 log = logging.getLogger("dsv4.engine")
 
+WORTH, SHARE = 8, 16  # fewer tokens of a prompt, and less of it, are read sooner than put back
 TOTALS = (
     "prompt_tokens cached_tokens generated_tokens finished failed preempted drafted_tokens "
     "accepted_tokens"
@@ -44,13 +45,10 @@ class Scheduler:
             if not self.pool.free_slots:
                 return
             found = self.prefix.find(running.ids)
+            if found.length < WORTH and SHARE * found.length < len(running.ids):
+                found = found.without(found.missed)
             if running.job.prompt_logprobs and not running.told:
-                found = found._replace(
-                    length=0,
-                    state=None,
-                    pages=[],
-                    missed="the prompt's own log-probabilities were asked for",
-                )
+                found = found.without("the prompt's own log-probabilities were asked for")
                 running.prompt = [Token(running.job.ids[0])]
             elif self._is_being_read(running, found.length):
                 continue

@@ -19,6 +19,7 @@ from dsv4.protocol.stream import StreamParser
 from dsv4.server.names import call_id
 from dsv4.tokenizer import Tokenizer
 
+MOMENT = 0.001  # seconds: an engine has told all of a step by then
 UNREAD = 8_192  # tokens that may wait for a client that does not read
 
 Kind = type[Reasoning] | type[Content]
@@ -61,10 +62,15 @@ class Update(NamedTuple):
 
 
 class Bell:
-    """Calls into an event loop from any thread: once for all that rings until the loop answers."""
+    """Calls into an event loop from any thread: once for all that rings until the loop answers.
+
+    A step of an engine tells many replies something, one after another: where others wait too, the
+    loop leaves the interpreter to the engine for a moment, and then wakes all of them.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.waiting = 0  # readers
         self._rung: deque[Inbox] = deque()
         self._told = False
 
@@ -76,6 +82,12 @@ class Bell:
             self.loop.call_soon_threadsafe(self._answer)
 
     def _answer(self) -> None:
+        if self.waiting > 1:
+            self.loop.call_later(MOMENT, self._wake)
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
         self._told = False  # first: who rings from here on calls again
         while self._rung:
             self._rung.popleft().come()
@@ -103,12 +115,15 @@ class Inbox:
     async def wait(self, seconds: float) -> bool:
         """Whether something came within that time."""
         if not self._came:
-            self._waiter = self._bell.loop.create_future()
-            timer = self._bell.loop.call_later(seconds, self._wake, False)
+            bell = self._bell
+            self._waiter = bell.loop.create_future()
+            timer = bell.loop.call_later(seconds, self._wake, False)
+            bell.waiting += 1
             try:
                 if not await self._waiter:
                     return False
             finally:
+                bell.waiting -= 1
                 timer.cancel()
                 self._waiter = None
         self._came = self._told = False

@@ -66,6 +66,9 @@ def test_weights_and_epochs_are_there_to_be_edited(make):
     limits = json.loads(file.read_text())
     assert limits == {name: dict.fromkeys(("weight", "epochs", "least")) for name in ("one", "two")}
     limits["one"] = {"weight": 3, "epochs": 1.5, "least": 20}
+    file.write_text(json.dumps(limits))
+    make("one", "two")  # keeps them
+    assert json.loads(file.read_text()) == limits
     del limits["two"]
     file.write_text(json.dumps(limits))
     (source,) = open_sources(make.folder)

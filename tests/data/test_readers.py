@@ -57,13 +57,15 @@ def test_a_long_text_is_cut_at_blank_lines_and_never_whole_in_memory(tmp_path, m
     assert found[1].where == f"{file}:{found[0].text.count(chr(10)) + 1}"
 
 
-def test_folders_globs_and_files_each_once(tmp_path):
+def test_folders_globs_and_files_each_once(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     b, a = write(tmp_path / "in/b.jsonl", {"text": "x"}), tmp_path / "a.txt"
     a.write_text("y")
     (tmp_path / "picture.png").touch()
     assert files_of([tmp_path]) == [a, b]
     assert files_of([str(tmp_path / "**/*.jsonl"), tmp_path, a]) == [b, a]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files_of(["~/a.txt"]) == [a]
     odd = tmp_path / "odd[1].txt"
     odd.touch()
     assert files_of([odd]) == [odd]

@@ -116,10 +116,14 @@ def _own(text: list[str], field: str, skip_bad: bool) -> list[Input]:
             raise ValueError(f"--text {entry}: {name!r} cannot name a source")
         patterns.setdefault(name, []).append(pattern)
 
-    def told(error: DataError) -> None:
-        note(f"left out: {error}")
+    told: set[str] = set()  # documents are read twice, for the tokenizer and for their ids
 
-    on_bad = told if skip_bad else None
+    def tell(error: DataError) -> None:
+        if str(error) not in told:
+            told.add(str(error))
+            note(f"left out: {error}")
+
+    on_bad = tell if skip_bad else None
     return [
         own_text(name, files_of(found), field=field, on_bad=on_bad)
         for name, found in patterns.items()

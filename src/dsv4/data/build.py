@@ -18,7 +18,7 @@ from dsv4.data import bpe
 from dsv4.data.augment import Augment
 from dsv4.data.document import Document
 from dsv4.data.errors import DataError
-from dsv4.data.prepared import write_mixture
+from dsv4.data.prepared import MIXTURE_FILE, read_limits, write_mixture
 from dsv4.data.readers import OnBad, read
 from dsv4.data.sources.fetch import Fetched
 from dsv4.data.tokenise import tokenise
@@ -112,7 +112,9 @@ def build(
     with replacing(folder / NOTICE_FILE) as stream:
         lines = ["The text that this data was made of, and its licences:", ""]
         stream.write("\n".join([*lines, *(one.notice for one in inputs), ""]).encode())
-    write_mixture(folder, {one.name: _limits(one, made[one.name]["train"]) for one in inputs})
+    known = read_limits(folder) if (folder / MIXTURE_FILE).is_file() else {}
+    limits = {one.name: _limits(one, made[one.name]["train"]) for one in inputs}
+    write_mixture(folder, {name: known.get(name, own) for name, own in limits.items()})
     return made
 
 

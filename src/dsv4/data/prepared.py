@@ -35,7 +35,7 @@ def open_sources(folder: Path, part: str = "train", *, verify: bool = True) -> l
     Raises: DataError for what is damaged.
     """
     sources = []
-    for name, own in _limits(folder).items():
+    for name, own in read_limits(folder).items():
         file = TokenFile(folder / name, part)
         if verify:
             file.verify()
@@ -46,7 +46,8 @@ def open_sources(folder: Path, part: str = "train", *, verify: bool = True) -> l
     return sources
 
 
-def _limits(folder: Path) -> dict[str, dict[str, Any]]:
+def read_limits(folder: Path) -> dict[str, dict[str, Any]]:
+    """What mixture.json says of each source. Raises DataError."""
     file = folder / MIXTURE_FILE
     try:
         rows = read_json(file, LARGEST)

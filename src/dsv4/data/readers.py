@@ -38,7 +38,7 @@ def files_of(patterns: Iterable[str | Path]) -> list[Path]:
     Raises: DataError for a pattern that names none.
     """
     found: dict[Path, None] = {}
-    for pattern in map(str, patterns):
+    for pattern in (str(Path(pattern).expanduser()) for pattern in patterns):
         path = Path(pattern)
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _kind(file)]

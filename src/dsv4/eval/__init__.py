@@ -1,0 +1,1 @@
+"""Evaluation: tasks, graders that say why, logs that can be gone on with, the release's tables."""

@@ -40,6 +40,12 @@ def test_the_list_names_every_source_with_its_licence():
     assert "procedural" in done.stdout and "Princeton" not in done.stdout
 
 
+def test_without_a_command_it_says_which_there_are():
+    done = run()
+    assert done.exit_code == 0 and "build  Make token files" in done.stdout
+    refused(run("moon"), "no such command")
+
+
 def test_own_text_becomes_token_files(text, tmp_path):
     out = tmp_path / "data"
     words = ("build", out, "--text", f"mine={text}", "--vocab-size", 360, "--workers", 1)

@@ -43,7 +43,7 @@ app.command("export", cls=Command, short_help="Write a run's newest state as a c
     runs.export_command
 )
 app.command("plot", cls=Command, short_help="Draw the curves of runs.")(runs.plot_command)
-app.add_typer(data.data, name="data", help="Fetch open text, and make token files of text.")
+app.add_typer(data.data, name="data", short_help="Fetch open text; make token files of text.")
 app.command(cls=Command, short_help="Print a conversation as the model's prompt.")(protocol.encode)
 app.command(cls=Command, short_help="Print a completion as a message.")(protocol.parse)
 

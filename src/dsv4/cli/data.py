@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from dsv4.data.errors import DataError
     from dsv4.data.tokens import TokenFile
 
-data = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True)
+data = typer.Typer(cls=Commands, rich_markup_mode=None)
 VOCAB, CONTEXT = 8192, 1 << 20
 OWN, RELEASED = "text", "deepseek"
 EVERY = 5  # seconds between lines of progress
+
+
+@data.callback(invoke_without_command=True)
+def data_commands(context: typer.Context) -> None:
+    """Fetch open text, and make token files of text."""
+    if context.invoked_subcommand is None:
+        say(context.get_help())
 
 
 @data.command("list", cls=Command, short_help="List the open sources.")

@@ -67,31 +67,20 @@ class Stream:
 
     def next(self, seq_len: int) -> Row:
         """The next row of at most `seq_len` ids."""
-        row = self._planned(seq_len)[self._at()]
-        self._advance(1)
+        rows = self._planned(seq_len)
+        row = rows[self._at()]
+        self._taken[-1][1] += 1
+        if self._at() == len(rows):
+            self.window += 1
+            if self.window == self.windows:
+                self.epoch, self.window = self.epoch + 1, 0
+            self._taken, self._rows = [], None
         return row
-
-    def skip(self, seq_len: int, count: int) -> None:
-        """Go on by `count` rows without reading them."""
-        while count:
-            passed = min(count, len(self._planned(seq_len)) - self._at())
-            self._advance(passed)
-            count -= passed
 
     # ---- the window ------------------------------------------------------------------------------
 
     def _at(self) -> int:
         return self._taken[-1][1]
-
-    def _advance(self, count: int) -> None:
-        self._taken[-1][1] += count
-        assert self._rows is not None
-        if self._taken[-1][1] < len(self._rows):
-            return
-        self.window += 1
-        if self.window == self.windows:
-            self.epoch, self.window = self.epoch + 1, 0
-        self._taken, self._rows = [], None
 
     def _planned(self, seq_len: int) -> list[Row]:
         """The rows of `seq_len` that the window has left, those already taken before them."""

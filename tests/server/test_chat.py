@@ -198,19 +198,23 @@ def test_what_holds_the_reply(server):
 
 
 @pytest.mark.parametrize("thinks", [True, False])
+@pytest.mark.parametrize("several", [None, True])
 @pytest.mark.parametrize(
     "choice", ["auto", "required", {"type": "function", "function": {"name": "time"}}]
 )
-def test_calls_are_held_to_the_protocol(server, choice, thinks):
+def test_calls_are_held_to_the_protocol(server, choice, several, thinks):
+    """A forced choice is one call, unless the client asks for several in so many words."""
     server.say(f"</think>x{EOS}")
-    ask(server, tools=TOOLS, tool_choice=choice, extra_body={} if thinks else OFF)
+    more = {} if several is None else {"parallel_tool_calls": several}
+    ask(server, tools=TOOLS, tool_choice=choice, extra_body={} if thinks else OFF, **more)
     grammar = server.engine.jobs[-1].grammar
     forced = choice != "auto"
     before = "hm</think>" if thinks else ""
     opened = BLOCK.split("tool_calls>\n", 1)[1] if forced and not thinks else BLOCK
     one = opened[: opened.index("<｜DSML｜invoke")] + opened[opened.rindex("<｜DSML｜invoke") :]
     assert accepts(grammar, before + one)  # of the tool that a choice may name
-    assert accepts(grammar, before + opened) == isinstance(choice, str)
+    free = choice == "auto" or (choice == "required" and several is True)
+    assert accepts(grammar, before + opened) == free
     assert accepts(grammar, before + "plain") == (not forced)
     assert not accepts(grammar, before + opened.replace("weather", "other"))
 

@@ -36,15 +36,13 @@ class _Gathered:
         self.rows, self.anchors = rows, anchors  # [b, n, width], [b, a]
         self.window = self
 
-    def recent(self, span: Span, count: int) -> Tensor:
-        """The `count` rows before each anchor: [b · a, count, width]; junk before position 0."""
+    def extend(self, span: Span, new: Tensor, count: int) -> Tensor:
+        """The `count` rows before each anchor, then those of its block, new [b · a, B, width]:
+        [b · a, count + B, width]; junk before position 0. Rows of a block are never stored."""
         back = torch.arange(-count, 0, device=self.rows.device)
         place = (self.anchors.unsqueeze(-1) + back).clamp(min=0)  # [b, a, count]
         sequence = torch.arange(len(self.rows), device=self.rows.device).view(-1, 1, 1)
-        return self.rows[sequence, place].flatten(0, 1)
-
-    def append(self, span: Span, new: Tensor) -> None:
-        """Rows of a block are never stored."""
+        return torch.cat((self.rows[sequence, place].flatten(0, 1), new), dim=1)
 
 
 def freeze_all_but_draft(model: Transformer) -> None:

@@ -1,0 +1,52 @@
+"""Graders, by name: an answer and its target → a verdict with its reason.
+
+    verdict = cut     the reply ran into the token limit: it is no answer, whatever it holds
+            | refused the server or the model declined
+            | unparsed nothing in it is an answer of the form that was asked for, or two are
+            | right, wrong (or a share of right)
+
+Only the visible answer is read; digits are ASCII's and letters Latin, since `٤` is not what was
+asked for, and Python's own `int` and `\\d` would take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dsv4.eval.grade import boxed, choice, code, overlap, plain, retrieval, scored, tools
+from dsv4.eval.grade.answer import Answer, Grade, Verdict
+
+GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
+    "letter": choice.letter,
+    "boxed": boxed.boxed,
+    "number": boxed.number,
+    "exact": plain.exact,
+    "squad": plain.squad,
+    "verbatim": plain.verbatim,
+    "f1": overlap.drop,
+    "python": code.python,
+    "mrcr": retrieval.mrcr,
+    "calls": tools.calls,
+    "likeliest": scored.likeliest,
+    "likeliest_normalised": scored.likeliest_normalised,
+    "greedy": scored.greedy,
+    "bits": scored.bits,
+}
+
+
+def judge(grader: str, target: Any, answer: Answer) -> Verdict:
+    """The verdict of a grader by its name; cut and refused replies are told by none of them."""
+    if answer.scores:
+        return GRADERS[grader](target, answer)
+    if answer.finish_reason == "length":
+        return Verdict("cut", 0.0, "the reply ran into the token limit")
+    if answer.finish_reason == "content_filter":
+        return Verdict("refused", 0.0, "the server declined")
+    verdict = GRADERS[grader](target, answer)
+    if verdict.grade == "unparsed" and plain.declines(answer.text):
+        return Verdict("refused", 0.0, "the reply declines")
+    return verdict
+
+
+__all__ = ["GRADERS", "Answer", "Grade", "Verdict", "judge"]

@@ -47,7 +47,7 @@ def test_activations_are_estimated_from_above(make_config, changes, batch, seq_l
     for index in (False, True):
         found = kept_by_autograd(config, batch, seq_len, index)
         estimate = 4 * memory.activations(config, batch, seq_len)
-        assert found < estimate < 2 * found  # the backward's own tensors come on top
+        assert found < estimate < 1.7 * found  # the backward's own tensors come on top
 
 
 def test_micro_batches_and_recomputation_need_less(make_config):

@@ -62,5 +62,6 @@ def _loss(model: Transformer, batch: Batch, dense: bool, whole: Whole) -> float:
     studies, past = model.new_studies(dense=dense), whole.past(model, batch.first)
     streams = model.streams(batch.ids, documents=batch.documents, studies=studies, past=past)
     hidden = model.collapse(streams).flatten(0, 1)
-    part = linear_cross_entropy(hidden, model.head.weight, batch.targets.flatten(), whole)
+    weight, low = model.head.weight, model.precision.low
+    part = linear_cross_entropy(hidden, weight, batch.targets.flatten(), whole, low=low)
     return whole.over_all(part).item()

@@ -14,6 +14,7 @@ from dsv4.checkpoint.layout import Role, weights
 from dsv4.config import Config, LayerKind
 from dsv4.machine import machine_memory
 from dsv4.model.span import QUERY_BLOCK
+from dsv4.ops.native import trainer
 from dsv4.train.loss import CHUNK
 from dsv4.train.optim import takes_muon
 from dsv4.train.recipe import Recipe, Stage
@@ -111,7 +112,9 @@ def activations(
 def _layer(c: Config, kind: LayerKind, n: int, dense: bool) -> int:
     """Numbers a token in one layer on rows of n tokens."""
     d, hc, channels = c.hidden_size, c.hc_mult, c.head_dim
-    hyper = 2 * (2 * hc * d + 2 * d + hc * hc * (4 * c.hc_sinkhorn_iters + 6))
+    native = trainer() is not None
+    iterations = 0 if native else 4 * c.hc_sinkhorn_iters  # made again by the native backward
+    hyper = 2 * ((1 if native else 2) * hc * d + 2 * d + hc * hc * (iterations + 6))
     kinds = zip(c.compress_ratios, c.layer_kinds, strict=False)
     ratio = next((r for r, k in kinds if k is kind), 0)
     keys = min(n, c.sliding_window + QUERY_BLOCK)
@@ -128,7 +131,8 @@ def _layer(c: Config, kind: LayerKind, n: int, dense: bool) -> int:
         attention += 4 * channels
     attention += c.num_attention_heads * (keys + entries)
     k, i = c.num_experts_per_tok, c.moe_intermediate_size
-    experts = k * (2 * d + 5 * i + 7) + 6 * i + d + 2 * c.n_routed_experts
+    routed = k * (2 * i + 7) + d if native else k * (2 * d + 5 * i + 7)
+    experts = routed + 6 * i + d + 2 * c.n_routed_experts
     return hyper + attention + experts
 
 

@@ -21,6 +21,8 @@ class Meter:
 
     def __init__(self, config: Config, plan: Plan):
         self.config, self.plan = config, plan
+        whole = plan.recipe.precision == "float32"
+        self.dtype = torch.float32 if whole else torch.bfloat16  # of the products
         self._each: deque[float] = deque(maxlen=SMOOTHED)  # seconds a token
 
     def measure(self, at: Position, how: Step, seconds: float, loads: Tensor) -> dict[str, float]:
@@ -31,7 +33,7 @@ class Meter:
         flops = flops_per_token(self.config, how.stage.seq_len, dense=how.dense)
         row = {
             "tokens_per_s": rate,
-            "mfu": flops * rate / peak_flops(),
+            "mfu": flops * rate / peak_flops(self.dtype),
             "memory": float(peak_memory()),
             "seconds_left": (self.plan.tokens - at.tokens) * each,
         }

@@ -78,6 +78,8 @@ def plot(runs: Sequence[Path], out: Path, *, by: str = "tokens") -> Path:
 
 
 def _draw(axis: Any, name: str, found: dict[str, list[dict[str, Any]]], key: str) -> None:
+    from matplotlib import ticker
+
     title, noisy = PANELS[name]
     for number, (run, rows) in enumerate(found.items()):
         color = COLORS[number % len(COLORS)]
@@ -99,6 +101,7 @@ def _draw(axis: Any, name: str, found: dict[str, list[dict[str, Any]]], key: str
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("steps" if key == "step" else key, fontsize=9)
     axis.tick_params(labelsize=8)
+    axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     axis.grid(alpha=0.25)
     if name in ("norm", "index_kl"):
         axis.set_yscale("log")

@@ -86,7 +86,7 @@ def test_another_runs_state_is_refused_by_what_differs(run, stopped, make_recipe
         ({"lr": 2e-2}, r"other settings: lr was 0.01, is 0.02: repeat"),
         ({"rows": 8}, r"stages.0.batch_tokens was 128, is 256"),
         ({"stability": {"delay": 3}}, r"stability.delay was 4, is 3"),
-        ({"config": {"hidden_size": 128}}, r"hidden_size was 64, is 128"),
+        ({"config": {"hidden_size": 128}}, r"hidden_size was 32, is 128"),
     ):
         with pytest.raises(TrainingError, match=what):
             check_same(file, state, make_recipe(**changes))

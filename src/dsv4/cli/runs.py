@@ -35,7 +35,8 @@ def export_command(
     state = saved.newest(lambda line: note(f"note: {line}"))
     recipe = Recipe.from_dict(state["recipe"])
     config = Config.from_dict(state["config"])
-    path = export(run, recipe, state["model"], out, config)
+    held = state["model"]
+    path = export(run, recipe, held if isinstance(held, dict) else held.model(), out, config)
     say(f"wrote {path}, the state after step {state['position']['step']}")
 
 

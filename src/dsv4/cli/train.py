@@ -23,6 +23,7 @@ from dsv4.train.recipe import Recipe, Stage, Text
 if TYPE_CHECKING:
     from dsv4.train.pretrain import Run
     from dsv4.train.progress import Progress
+    from dsv4.train.whole import Whole
 
 MINUTES, BATCH, SEQ_LEN = 30.0, 8, 256
 FLAGS = {"preset": "model", "config": "model", "steps": "tokens", "batch": "stages.batch_tokens"}
@@ -91,21 +92,27 @@ def train(
 
 
 def _train(recipe: Recipe, out: Path, minutes: float | None, resume: bool) -> None:
-    run = _prepared(recipe, out, minutes, resume)
+    from dsv4.train.parallel.start import joined
+
+    whole = joined(recipe.mesh)
+    run = _prepared(recipe, out, minutes, resume, whole)
     with telling(lambda: run.kept):
         if not run.train(_progress()):
-            note(f"stopped after step {run.step}; {run.kept}")
+            if whole.chief:
+                note(f"stopped after step {run.step}; {run.kept}")
             raise typer.Exit(INTERRUPTED)
-        path = export(out, run.recipe, run.model.state_dict())
-    say(f"wrote {path}; talk to it with: dsv4 chat {path}")
+        weights = dict(whole.weights(run.trainer.model))
+        if whole.chief:
+            path = export(out, run.recipe, weights)
+            say(f"wrote {path}; talk to it with: dsv4 chat {path}")
 
 
-def _prepared(recipe: Recipe, out: Path, minutes: float | None, resume: bool) -> Run:
+def _prepared(recipe: Recipe, out: Path, minutes: float | None, resume: bool, whole: Whole) -> Run:
     """The run, once everything that can be refused at once has been looked at."""
     from dsv4.data.bpe import check_vocab
-    from dsv4.train.checkpoints import Checkpoints
     from dsv4.train.dial import tokens_for
     from dsv4.train.memory import check_memory
+    from dsv4.train.parallel.start import checkpoints_of, restarted
     from dsv4.train.pretrain import CHECKPOINTS, Run
     from dsv4.train.sinks import check_sinks
     from dsv4.train.state import check_same
@@ -115,26 +122,30 @@ def _prepared(recipe: Recipe, out: Path, minutes: float | None, resume: bool) ->
     if not recipe.text:
         check_vocab(recipe.model_config.vocab_size)
     check_folder(out)
-    saved = Checkpoints(out / CHECKPOINTS)
+    saved = checkpoints_of(whole, out / CHECKPOINTS)
+    resume = resume or (restarted() and bool(saved.steps()))
     if not resume and saved.steps():
         raise FileExistsError(f"{out} holds a run: --resume continues it, or name a new folder")
     state: dict[str, Any] | None = None
     if resume:
-        state = saved.newest(lambda line: note(f"note: {line}"))
+        state = saved.newest(lambda line: note(f"note: {line}") if whole.chief else None)
         if minutes is not None:  # they were made tokens when it began
             recipe = dataclasses.replace(recipe, tokens=state["recipe"]["tokens"])
         check_same(saved.file(state["position"]["step"]), state, recipe)
     check_writable(out)
-    for ratio in recipe.untrained():
+    for ratio in recipe.untrained() if whole.chief else ():
         note(f"note: no row closes a block of {ratio}: what compresses those keeps its weights")
     begun = "the same command begins again"
     with telling(lambda: begun if state is None else f"{saved.folder} is kept: {begun}"):
+        if whole.chief and not recipe.text:
+            prepare(out / "data", recipe.model_config)
+        whole.any(False)  # the others wait for it
         texts = recipe.text or (Text(folder=str(prepare(out / "data", recipe.model_config))),)
         if minutes is not None and state is None:
             tokens = tokens_for(recipe, minutes)
             say(f"{minutes:g} minutes are about {tokens:,} tokens here")
             recipe = dataclasses.replace(recipe, tokens=tokens)
-        return Run(recipe, out, texts=texts, state=state)
+        return Run(recipe, out, texts=texts, state=state, whole=whole, checkpoints=saved)
 
 
 # ---- what is asked for ---------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""The saved states of a run: the newest few, one file each, and what is behind a damaged one.
+"""The saved states of a run: the newest few, and what is behind a damaged one.
+
+A state is a file, or a folder that several processes wrote (train/parallel/saved.py).
 
 *Regular* states are those of every `every` steps: a rollback goes to one of them, so that it does
 not matter where else the run was stopped. Another one stays until there is a newer regular one.
@@ -7,46 +9,63 @@ not matter where else the run was stopped. Another one stays until there is a ne
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from dsv4.atomic import write_error
 from dsv4.train.state import TrainingError, load_state, save_state
+from dsv4.train.step import Trainer
 
-NAME = re.compile(r"step-(\d{10})\.pt")
+NAME = re.compile(r"step-(\d{10})(\.pt)?")
 
 
 class Checkpoints:
     """The folder of a run's states; `say` is told of those that are passed over."""
 
+    suffix = ".pt"  # of states that are written here
+
     def __init__(self, folder: Path, *, keep: int = 1, every: int = 1):
         self.folder, self.keep, self.every = folder, keep, every
 
     def file(self, step: int) -> Path:
-        """Where the state after `step` steps is."""
-        return self.folder / f"step-{step:010}.pt"
+        """Where the state after `step` steps is, or will be."""
+        found = (self.folder / f"step-{step:010}{suffix}" for suffix in ("", ".pt"))
+        own = self.folder / f"step-{step:010}{self.suffix}"
+        return next((path for path in found if path.exists()), own)
 
     def steps(self) -> list[int]:
         """The steps of all states, in order."""
         if not self.folder.is_dir():
             return []
         found = (NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        return sorted({int(match[1]) for match in found if match})
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a state, then remove those that are too old. Raises WriteError."""
+    def save(self, step: int, state: dict[str, Any], of: Trainer) -> None:
+        """Write a state, whose tensors a trainer has, then remove those that are too old. Raises
+        WriteError."""
+        self._write(step, state, of)
+        held = [other for other in self.steps() if other <= step]
+        regular = [other for other in held if other % self.every == 0]
+        kept = {step, *regular[-self.keep :]}
+        self._remove(other for other in held if other not in kept)
+
+    def _write(self, step: int, state: dict[str, Any], of: Trainer) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self.folder, error) from error
-        save_state(self.file(step), state)
-        held = [other for other in self.steps() if other <= step]
-        regular = [other for other in held if other % self.every == 0]
-        kept = {step, *regular[-self.keep :]}
-        for other in held:
-            if other not in kept:
-                self.file(other).unlink(missing_ok=True)
+        optimizers = [optimizer.state_dict() for optimizer in of.optimizers]
+        tensors = {"model": of.model.state_dict(), "optimizers": optimizers}
+        save_state(self.file(step), state | tensors)
+
+    def _remove(self, steps: Iterable[int]) -> None:
+        for path in map(self.file, steps):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def newest(self, say: Callable[[str], None]) -> dict[str, Any]:
         """The newest state that is whole. Raises TrainingError if there is none."""
@@ -67,9 +86,7 @@ class Checkpoints:
 
     def drop_after(self, step: int) -> None:
         """Remove the states of a way that was left."""
-        for other in self.steps():
-            if other > step:
-                self.file(other).unlink(missing_ok=True)
+        self._remove(other for other in self.steps() if other > step)
 
     def _first(self, steps: list[int], say: Callable[[str], None]) -> dict[str, Any]:
         first: TrainingError | None = None

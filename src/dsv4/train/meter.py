@@ -19,8 +19,8 @@ SMOOTHED = 20  # steps, of which the median tells the time left
 class Meter:
     """Measures the steps of one run."""
 
-    def __init__(self, config: Config, plan: Plan):
-        self.config, self.plan = config, plan
+    def __init__(self, config: Config, plan: Plan, processes: int = 1):
+        self.config, self.plan, self.processes = config, plan, processes
         whole = plan.recipe.precision == "float32"
         self.dtype = torch.float32 if whole else torch.bfloat16  # of the products
         self._each: deque[float] = deque(maxlen=SMOOTHED)  # seconds a token
@@ -33,7 +33,7 @@ class Meter:
         flops = flops_per_token(self.config, how.stage.seq_len, dense=how.dense)
         row = {
             "tokens_per_s": rate,
-            "mfu": flops * rate / peak_flops(self.dtype),
+            "mfu": flops * rate / (self.processes * peak_flops(self.dtype)),
             "memory": float(peak_memory()),
             "seconds_left": (self.plan.tokens - at.tokens) * each,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from dsv4.train.data import Feed
 from dsv4.train.evaluate import evaluate
 from dsv4.train.meter import Meter
 from dsv4.train.metrics import Metrics
+from dsv4.train.parallel.sizes import Sizes
 from dsv4.train.progress import Lines, Progress
 from dsv4.train.recipe import Recipe, Text
 from dsv4.train.schedule import Plan, Position, Step
@@ -30,6 +32,7 @@ from dsv4.train.sinks import Sinks
 from dsv4.train.spike import SpikeDetector
 from dsv4.train.state import TrainingError, restore
 from dsv4.train.step import NotFinite, Trainer, first_broken, micro_rows
+from dsv4.train.whole import WHOLE, Whole
 
 CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
 NOTICE = "\nfinishing this step; Ctrl-C again stops at once\n"
@@ -60,6 +63,8 @@ class Run:
         *,
         texts: tuple[Text, ...] = (),
         state: dict[str, Any] | None = None,
+        whole: Whole = WHOLE,
+        checkpoints: Checkpoints | None = None,
     ):
         recipe.check()
         self.recipe, self.out, self.config = recipe, out, recipe.model_config
@@ -67,18 +72,19 @@ class Run:
         eos, vocab = self.config.eos_token_id, self.config.vocab_size
         self.texts = texts or recipe.text
         self.feed = Feed(self.texts, seed=recipe.seed, eos=eos, vocab=vocab)
-        self.checkpoints = Checkpoints(out / CHECKPOINTS, keep=recipe.keep, every=recipe.save_every)
+        self.whole, self.checkpoints = whole, checkpoints or Checkpoints(out / CHECKPOINTS)
+        self.checkpoints.keep, self.checkpoints.every = recipe.keep, recipe.save_every
         self.position, self.history = Position(), History()
         self.ahead = Ahead(self.feed, self.plan, recipe.stability.delay)
         self.detector = SpikeDetector(recipe.stability)
         self._beginning = self.ahead.state_dict()
-        self.trainer = Trainer(self.config, recipe)
+        self.trainer = Trainer(self.config, recipe, whole)
         self.saved: int | None = None  # the step of the newest state in the folder
         if state is not None:
             self._restore(state)
             self.saved = self.step
-        self.metrics = Metrics(out / METRICS_FILE, self.step)
-        self.meter = Meter(self.config, self.plan)
+        self.metrics = Metrics(out / METRICS_FILE if whole.chief else Path(os.devnull), self.step)
+        self.meter = Meter(self.config, self.plan, Sizes.parse(recipe.mesh).processes)
         self.progress: Progress = Lines(lambda line: None)
 
     @property
@@ -104,9 +110,10 @@ class Run:
 
         Raises: TrainingError, WriteError; what is saved stays as it is.
         """
-        self.progress = progress if isinstance(progress, Progress) else Lines(progress)
-        recipe = self.recipe
-        sinks = Sinks(recipe.sinks, self.out, recipe, say=self.progress.note)
+        recipe, chief = self.recipe, self.whole.chief
+        if chief:
+            self.progress = progress if isinstance(progress, Progress) else Lines(progress)
+        sinks = Sinks(recipe.sinks if chief else (), self.out, recipe, say=self.progress.note)
         try:
             with interruptible(NOTICE) as interrupted:
                 while not self.plan.ended(self.position):
@@ -118,9 +125,10 @@ class Run:
                     self.metrics.append(row)
                     sinks.log(row)
                     self.progress.show(row, self.plan.tokens)
-                    if interrupted or self.step % recipe.save_every == 0:
+                    stop = self.whole.any(bool(interrupted))
+                    if stop or self.step % recipe.save_every == 0:
                         self.save()
-                    if interrupted:
+                    if stop:
                         return False
         finally:
             sinks.close()
@@ -168,9 +176,10 @@ class Run:
             seq_len=stage.seq_len,
             tokens=self.recipe.evaluate_tokens,
             dense=stage.attention != "sparse",
+            whole=self.whole,
         )
         if not math.isfinite(found["validation_loss"]):
-            where = first_broken("weights", self.model.state_dict())
+            where = first_broken("weights", self.model.state_dict(), self.whole)
             self._stop(f"the validation loss is {found['validation_loss']}, {where}")
         return found
 
@@ -246,18 +255,16 @@ class Run:
             "position": dataclasses.asdict(self.position),
             "config": self.config.to_dict(),
             "recipe": self.recipe.to_dict(),
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
             "ahead": self.ahead.state_dict(),
             "spikes": self.detector.state_dict(),
             "history": dataclasses.asdict(self.history),
             "rng": torch.get_rng_state(),
         }
-        self.checkpoints.save(self.step, state)
+        self.checkpoints.save(self.step, state, self.trainer)
         self.saved = self.step
 
     def _restore(self, state: dict[str, Any]) -> None:
-        restore(state, self.model, self.trainer.optimizers)
+        restore(state, self.trainer.model, self.trainer.optimizers, self.whole)
         self.position = Position(**state["position"])
         self.history = History(**state["history"])
         self.ahead.load_state_dict(state["ahead"], self.position)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsv4.atomic import replacing
 from dsv4.config import Config
+from dsv4.model.transformer import Transformer
 from dsv4.train.recipe import FREE, Recipe
+from dsv4.train.whole import WHOLE, Whole
 
 FIELDS: dict[str, type] = {
     "position": dict,
@@ -30,6 +32,9 @@ FIELDS: dict[str, type] = {
     "history": dict,  # skipped steps, rollbacks, seconds
     "rng": Tensor,
 }
+
+
+TENSORS = ("model", "optimizers")
 
 
 class TrainingError(ValueError):
@@ -50,7 +55,8 @@ def save_state(file: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(file: Path) -> dict[str, Any]:
-    """A state, whole. Raises: TrainingError if it is damaged, or no state."""
+    """A state, whole; the tensors of a folder (train/parallel/saved.py) are not read yet. Raises:
+    TrainingError if it is damaged, or no state."""
     try:
         return _read(file)
     except Exception as error:  # readers raise whatever damaged bytes make of them
@@ -101,6 +107,18 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    return _checked(_read_folder(file) if file.is_dir() and not file.suffix else _read_file(file))
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    from dsv4.train.parallel import saved
+
+    saved.check(folder)
+    shards = saved.Shards(folder)
+    return {**saved.read_plain(folder), "model": shards, "optimizers": shards}
+
+
+def _read_file(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError("no regular file")
     with zipfile.ZipFile(file) as archive:
@@ -109,11 +127,19 @@ def _read(file: Path) -> dict[str, Any]:
         broken = archive.testzip()  # torch.load looks at no checksum
     if broken is not None:
         raise ValueError(f"{broken} fails its checksum")
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    if isinstance(state, dict):
+        for name in TENSORS:
+            if not isinstance(state.get(name), FIELDS[name]):
+                raise ValueError(f"{name} is {type(state.get(name)).__name__}")
+    return state
+
+
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(state, dict) or state.keys() != FIELDS.keys():
         raise ValueError(f"must hold {', '.join(FIELDS)}")
     for name, kind in FIELDS.items():
-        if not isinstance(state[name], kind):
+        if name not in TENSORS and not isinstance(state[name], kind):
             raise ValueError(f"{name} is {type(state[name]).__name__}")
     if min(state["position"].values(), default=-1) < 0:
         raise ValueError(f"position {state['position']}")
@@ -121,22 +147,34 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def restore(
-    state: dict[str, Any], model: nn.Module, optimizers: list[torch.optim.Optimizer]
+    state: dict[str, Any],
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    whole: Whole = WHOLE,
 ) -> None:
     """Give a state's tensors to a model and its optimizers.
 
     Raises: TrainingError, before anything is changed, if they are not of this model.
     """
+    if whole is not WHOLE or not isinstance(state["model"], dict):
+        from dsv4.train.parallel import saved
+
+        whole.settle(model)
+        try:
+            saved.load(state, model, optimizers, whole)
+        except ValueError as error:
+            raise TrainingError(f"the saved state is not of this model: {error}") from error
+        return
     unfit = _unfit(state["model"], model.state_dict())
     if len(state["optimizers"]) != len(optimizers):
         unfit = unfit or f"it has {len(state['optimizers'])} optimizers"
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):
-        unfit = unfit or _unfit_moments(saved, optimizer)
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=False):
+        unfit = unfit or _unfit_moments(kept, optimizer)
     if unfit:
         raise TrainingError(f"the saved state is not of this model: {unfit}")
     model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
 
 
 def _unfit(saved: dict[str, Any], wanted: dict[str, Tensor]) -> str:

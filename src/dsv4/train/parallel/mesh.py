@@ -6,7 +6,6 @@ them too: those from E/ep · i on lie with the processes whose number is i mod e
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -176,23 +175,3 @@ def _summed(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     total = part.detach().clone()
     dist.all_reduce(total, group=group)
     return total
-
-
-def started() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def restarted() -> bool:
-    """Whether torchrun started it anew, after one of the processes was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def joined(sizes: Sizes) -> Mesh:
-    """Join the processes that torchrun started: gloo on CPUs, NCCL on accelerators."""
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return Mesh(sizes, "cuda" if cuda else "cpu")

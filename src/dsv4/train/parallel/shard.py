@@ -5,6 +5,7 @@ Losses are parts that sum to the batch's, so gradients are summed, never average
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ def blocks_of(model: Transformer) -> list[Any]:
 def parallelise(model: Transformer, mesh: Mesh) -> None:
     """Divide a model. The MTP block is gathered with the embedding and the head, which are used
     outside a block's forward as it is."""
+    # it warns that streams are views, which only matters to who changes them in place: nobody does
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     for block in blocks_of(model):
         block.register_forward_hook(_tied)
         if mesh.sizes.ep > 1:

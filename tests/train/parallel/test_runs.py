@@ -1,0 +1,128 @@
+"""Runs of several processes: the numbers of one, states that any other number goes on from."""
+
+import dataclasses
+import random
+import shutil
+
+import processes
+import pytest
+import torch
+
+from dsv4.train.parallel.start import checkpoints_of
+from dsv4.train.pretrain import CHECKPOINTS, Run
+from dsv4.train.state import TrainingError
+from dsv4.train.whole import WHOLE
+
+
+def gone_on(recipe, out, whole, state=True):
+    """A run that goes on from the newest state in `out`, or begins."""
+    saved = checkpoints_of(whole, out / CHECKPOINTS)
+    found = saved.newest(lambda line: None) if state and saved.steps() else None
+    return Run(recipe, out, state=found, whole=whole, checkpoints=saved)
+
+
+def trained(run, steps):
+    """Losses of the steps up to one."""
+    losses = []
+    while run.step < steps:
+        row = run.train_step()
+        losses.append(row["loss"])
+    run.save()
+    return losses
+
+
+def on_meshes(number, recipe, out, texts, steps):
+    found = {}
+    for text in texts:
+        mesh = processes.mesh_of(text)
+        run = gone_on(dataclasses.replace(recipe, mesh=text), out, mesh)
+        found[text] = run.step, trained(run, run.step + steps), run.evaluate()["bits_per_byte"]
+        mesh.settle(run.trainer.model)
+    return found
+
+
+STAGES = [
+    {"tokens": 256, "attention": "dense"},
+    {"tokens": 256, "attention": "indexer"},
+    {"tokens": 512},
+    {"tokens": 96},  # three rows, which two groups do not divide
+]
+
+
+def test_a_run_goes_on_with_any_number_of_processes(make_recipe, tmp_path):
+    """Eight steps: two in one process, two on each of two meshes of four, the last in two and one;
+    dense, the indexer alone, sparse; in micro-batches."""
+    recipe = make_recipe(stages=STAGES, lr=1e-3, micro_tokens=64)
+    whole = gone_on(recipe, tmp_path / "whole", WHOLE)
+    expected = trained(whole, 9)
+    bits = whole.evaluate()["bits_per_byte"]
+
+    out, found = tmp_path / "run", []
+    found += trained(gone_on(recipe, out, WHOLE), 2)
+    meshes = ["dp=4 ep=2", "dp=2 cp=2 ep=4"]
+    for number, told in enumerate(processes.run(4, on_meshes, recipe, out, meshes, 2)):
+        assert [told[text][0] for text in meshes] == [2, 4]
+        if number == 0:
+            found += [loss for text in meshes for loss in told[text][1]]
+    told = processes.run(2, on_meshes, recipe, out, ["dp=2"], 3)
+    assert told[0] == told[1] and told[0]["dp=2"][0] == 6
+    found += told[0]["dp=2"][1]
+    assert abs(told[0]["dp=2"][2] - bits) < 1e-3
+    last = gone_on(recipe, out, WHOLE)
+    assert last.step == 9 and len(found) == 9
+    for ours, theirs in zip(found, expected, strict=True):
+        assert abs(ours - theirs) < 1e-3 * theirs
+    for name, weight in whole.model.state_dict().items():
+        assert (last.model.state_dict()[name] - weight).abs().max() < 0.05, name
+    assert abs(last.evaluate()["bits_per_byte"] - bits) < 1e-3
+
+
+def damaged(number, recipe, out):
+    """What is said of states of which the newest is damaged, and all."""
+    mesh, told = processes.mesh_of("dp=2"), []
+    run = gone_on(dataclasses.replace(recipe, mesh="dp=2"), out, mesh)
+    trained(run, 1)
+    trained(run, 2)
+    torch.distributed.barrier()
+    saved = checkpoints_of(mesh, out / CHECKPOINTS)
+    before = run.trainer.model.embed.weight.to_local().clone()
+    if number == 0:
+        file = sorted(saved.file(2).glob("*.distcp"))[-1]
+        data = bytearray(file.read_bytes())
+        data[random.Random(0).randrange(len(data))] ^= 1
+        file.write_bytes(data)
+    torch.distributed.barrier()
+    state = saved.newest(told.append)
+    assert state["position"]["step"] == 1 and len(told) == 1 and "fails its checksum" in told[0]
+    run._restore(state)
+    assert not torch.equal(run.trainer.model.embed.weight.to_local(), before)
+    torch.distributed.barrier()
+    if number == 0:
+        (saved.file(1) / "files.json").unlink()
+    torch.distributed.barrier()
+    with pytest.raises(TrainingError, match="damaged"):
+        saved.newest(told.append)
+    if number == 0:  # a folder that cannot be written: nothing that is there is lost
+        shutil.rmtree(saved.file(1))
+        saved.folder.rename(saved.folder.with_name("moved"))
+        saved.folder.write_bytes(b"")
+    torch.distributed.barrier()
+    run.saved = None
+    with pytest.raises(OSError, match="was not written"):
+        run.save()
+    return told
+
+
+def test_a_damaged_state_is_passed_over_in_all_processes(make_recipe, tmp_path):
+    recipe = make_recipe(steps=2, save_every=1)
+    first, second = processes.run(2, damaged, recipe, tmp_path / "run")
+    assert first == second and not list(tmp_path.glob("run/**/.*.saving"))
+
+
+@pytest.mark.parametrize("mesh, said", [("dp=3", "3 processes, 1 were started"), ("dp", "dp=2 ep")])
+def test_a_mesh_of_another_size_is_refused_in_one_line(make_recipe, tmp_path, mesh, said):
+    from dsv4.train.parallel.start import joined
+
+    with pytest.raises(ValueError, match=said) as error:
+        joined(mesh)
+    assert "\n" not in str(error.value)

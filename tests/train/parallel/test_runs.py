@@ -59,7 +59,7 @@ def test_a_run_goes_on_with_any_number_of_processes(make_recipe, tmp_path):
 
     out, found = tmp_path / "run", []
     found += trained(gone_on(recipe, out, WHOLE), 2)
-    meshes = ["dp=4 ep=2", "dp=2 cp=2 ep=4"]
+    meshes = ["dp=4 ep=2", "dp=2 cp=2 ep=2"]
     for number, told in enumerate(processes.run(4, on_meshes, recipe, out, meshes, 2)):
         assert [told[text][0] for text in meshes] == [2, 4]
         if number == 0:

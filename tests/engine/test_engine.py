@@ -6,7 +6,11 @@ import pytest
 import torch
 
 import dsv4
+from dsv4.engine.request import FullError, Job
 from dsv4.generation import generate
+from dsv4.sampling import Sampling
+
+from .conftest import Heard
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,23 @@ def test_jobs_that_cannot_run_are_refused(make_engine, ask):
             ask(engine, ids)
     with pytest.raises(ValueError, match="maximum context length is"):
         ask(engine, [5] * engine.context)
+
+
+@pytest.mark.parametrize("queue", [0, 2])
+def test_the_queue_holds_what_no_slot_takes(make_engine, ask, prompts, queue):
+    """What was cancelled makes room before the engine has seen it."""
+    engine = make_engine(slots=2, queue=queue)
+    endless = Job(prompts[8], Sampling(temperature=0, max_tokens=100_000), end_ids=())
+    heard = [Heard() for _ in range(2 + queue)]
+    handles = [engine.submit(endless, each) for each in heard]
+    with pytest.raises(FullError, match=f"{queue} requests wait already"):
+        ask(engine, prompts[8])
+    handles[0].cancel()
+    last = ask(engine, prompts[8])
+    for handle in handles[1:]:
+        handle.cancel()
+    assert last.wait().end.reason in ("stop", "length")
+    assert all(each.wait().end.reason == "cancelled" for each in heard)
 
 
 def test_closing_finishes_what_runs_and_takes_no_more(make_engine, ask, prompts):

@@ -152,9 +152,25 @@ def test_integers_end(limits, good, bad):
             assert accepts(text, "required", tools=tools) is (number in good), text
 
 
-def test_limits_beyond_exact_integers_are_left():
-    for schema in ({"type": "integer", "minimum": 2**60}, {"type": "number"}, {"enum": [1]}, True):
+def test_limits_beyond_exact_integers_and_multiples_are_left():
+    for schema in (
+        {"type": "integer", "minimum": 2**60},
+        {"type": "integer", "multipleOf": 7},
+        {"type": "number"},
+        {"enum": [1]},
+        True,
+    ):
         assert bounded(schema) == schema
+    assert bounded({"type": "integer", "multipleOf": 2000})["maximum"] == LARGEST
+
+
+@pytest.mark.parametrize("step", [2, 7, 60])
+def test_multiples(step):
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": step}}}
+    tools = [{"type": "function", "function": {"name": "n", "parameters": schema}}]
+    for value in (0, step, -step, 12 * step, step + 1, 12 * step - 1):
+        text = reply([("n", {"a": value})])
+        assert accepts(text, "required", tools=tools) is (value % step == 0), text
 
 
 def check(text):

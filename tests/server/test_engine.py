@@ -111,6 +111,27 @@ def test_hostile_grammars_are_refused_in_time(real):
         assert response.status_code in (200, 400), response.text
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}]},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+        {"type": "string", "pattern": "[^\\s\\S]"},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_nothing_fits_is_the_clients_fault(real, schema, stream):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    response = real.http.post("/v1/chat/completions", json=body | OFF | {"response_format": form})
+    begun = response.status_code == 200 and stream  # a quote fits, and nothing behind it
+    assert begun or response.status_code == 400, response.text
+    told = response.text.split("data: ")[-1] if begun else response.text
+    error = json.loads(told)["error"]
+    assert error["type"] == "invalid_request_error" and "grammar" in error["message"]
+
+
 def test_leaving_gives_everything_back(real):
     before = real.engine.statistics()
     for _ in range(3):

@@ -53,6 +53,14 @@ def test_leaving_a_stream_before_it_begins_cancels_its_job(server, seconds):
     until(server.engine.handles[-1].cancelled.is_set, 5)
 
 
+def test_leaving_a_stream_is_seen_at_once_however_long_its_first_token_takes(tokenizer):
+    with serving(Scripted(tokenizer), tokenizer, keep_alive=60.0) as server:
+        server.say([6.0])
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(server.url + PATH, json=BODY | {"stream": True}, timeout=0.5)
+        until(server.engine.handles[-1].cancelled.is_set, 3)
+
+
 def test_leaving_before_a_whole_reply_cancels_its_jobs(slow):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(slow.url + PATH, json=BODY | {"n": 2}, timeout=0.3)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dsv4.engine.patience import Patience
+from dsv4.engine.request import GrammarError
 from dsv4.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ class Constraint:
         self._waiting: list[int] = []  # accepted, not yet given to the matcher
         self._matched = 0
         self._spent = 0.0
-        self.failed: ValueError | None = None
+        self.failed: GrammarError | None = None
         self.closed = False  # an end token was accepted: nothing may come
 
     def mask(self, words: Tensor, row: int = 0) -> None:
         """Set the bits of words int32 [rows, ⌈vocab/32⌉][row]: 1 for an id that may come.
 
-        Raises ValueError where none may, since the grammar cannot be completed or has ended, for an
-        id that should not have been accepted, and when matching takes too long.
+        Raises GrammarError where none may, since the grammar cannot be completed or has ended, for
+        an id that should not have been accepted, and when matching takes too long.
         """
         for error in mask_all([self], [row], words).values():
             raise error
@@ -100,7 +101,7 @@ class Constraint:
         """Give the matcher what was accepted, and set the bits of words [1, ⌈vocab/32⌉]."""
         while self._waiting:
             if not self._matcher.accept_token(self._waiting[0]):
-                raise ValueError(f"the grammar does not let token {self._waiting[0]} come here")
+                raise GrammarError(f"the grammar does not let token {self._waiting[0]} come here")
             del self._waiting[0]
             self._matched += 1
         if not self._matcher.is_terminated():
@@ -120,7 +121,7 @@ class Constraint:
         """Note what a match took; a reply that took more than is allowed has failed for good."""
         self._spent += seconds
         if self._spent > allowed:
-            self.failed = ValueError(
+            self.failed = GrammarError(
                 f"the grammar took more than {allowed:.1f} seconds to match: make it less ambiguous"
             )
 
@@ -167,7 +168,7 @@ class _Matching:
 
 def mask_all(
     constraints: Sequence[Constraint], rows: Sequence[int], words: Tensor
-) -> dict[int, ValueError]:
+) -> dict[int, GrammarError]:
     """`mask` of each one's row, in one call into another thread while none takes long; what went
     wrong with which rows."""
     failed = {
@@ -195,9 +196,9 @@ def mask_all(
             constraint.took(seconds, limit)
             wrong = constraint.failed or error
             if wrong is None and not any_id:
-                wrong = ValueError("the grammar lets no token come here: it cannot be completed")
+                wrong = GrammarError("the grammar lets no token come here: it cannot be completed")
             if wrong is not None:
-                failed[row] = wrong if isinstance(wrong, ValueError) else ValueError(_line(wrong))
+                failed[row] = wrong if isinstance(wrong, GrammarError) else GrammarError(_line(wrong))
         del left[:count]
     return failed
 

@@ -122,10 +122,11 @@ class Engine:
         with self._changed:
             if self._closing is not None or self._ended:
                 raise EngineError("the engine is shutting down: it takes no more requests")
-            if len(self.jobs.waiting) >= self._queue:
+            waiting = self.jobs.wanted - self.pool.stores.slots
+            if waiting >= self._queue:  # a job that a free slot will take does not wait
                 raise FullError(
-                    f"{len(self.jobs.waiting)} requests wait already: try again later",
-                    self._retry_after(),
+                    f"{max(waiting, 0)} requests wait already: try again later",
+                    max(1.0, 0.1 * waiting),
                 )
             self.jobs.waiting.append(running)
             self._changed.notify()
@@ -184,9 +185,6 @@ class Engine:
                 f"This model's maximum context length is {self.context} tokens. However, your "
                 f"prompt has {len(job.ids)} tokens. Please reduce the length of the prompt."
             )
-
-    def _retry_after(self) -> float:
-        return max(1.0, 0.1 * len(self.jobs.waiting))
 
     def _wake(self) -> None:
         with self._changed:

@@ -117,6 +117,10 @@ class EngineError(RuntimeError):
     """The engine failed, or is closed: the reason is in the message."""
 
 
+class GrammarError(ValueError):
+    """A job that its own grammar, or that and its biases, let say nothing more, or not in time."""
+
+
 class RemoteError(EngineError):
     """An engine elsewhere refused a job, or was lost: `status` is what HTTP calls that."""
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dsv4.engine.constraint import Constraint, apply_words, mask_all, word_count
 from dsv4.engine.penalties import Penalties
-from dsv4.engine.request import Job, Token
+from dsv4.engine.request import GrammarError, Job, Token
 from dsv4.sampling import drawn, finite, first_largest, not_finite
 
 
@@ -175,7 +175,7 @@ def _edited(
     highest = x[edited].amax(-1).isfinite().tolist() if edited else []
     for i, fine in zip(edited, highest, strict=True):
         if not fine:
-            failed[i] = ValueError("logit_bias and the grammar together let no token come")
+            failed[i] = GrammarError("logit_bias and the grammar together let no token come")
     return x, alive
 
 

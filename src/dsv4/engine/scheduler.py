@@ -36,6 +36,11 @@ class Scheduler:
         self.totals = dict.fromkeys(TOTALS.split(), 0)
         self._turn = 0
 
+    @property
+    def wanted(self) -> int:
+        """Jobs that run or wait, but for those that nobody waits for."""
+        return sum(not job.cancelled for job in (*list(self.running), *list(self.waiting)))
+
     def admit(self) -> None:
         """Open waiting jobs, in their order, while a slot and pages for the prompt are there.
 

@@ -8,6 +8,7 @@ from typing import Any
 from dsv4.protocol.errors import ProtocolError
 
 LARGEST = 2**53 - 1  # the integers that every reader of JSON has exactly
+MULTIPLES = 1024  # the largest of which a grammar holds a value to multiples
 _LOWEST, _HIGHEST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 VALUES = ("enum", "const", "default", "examples")  # hold values, not schemas
 TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
@@ -57,14 +58,17 @@ def types_of(schema: Any, definitions: Mapping[str, Any], seen: tuple[str, ...] 
 
 def bounded(schema: Any) -> Any:
     """The schema with integers that end: where no bound is given, those within ±LARGEST. A model
-    may go on with digits for ever, where a text that is held to a grammar has nothing else."""
+    may go on with digits for ever, where a text that is held to a grammar has nothing else.
+    Multiples are left: a grammar holds an integer to them, or to bounds, not to both."""
     if isinstance(schema, list | tuple):
         return [bounded(part) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     out = {key: value if key in VALUES else bounded(value) for key, value in schema.items()}
+    if out.get("type") != "integer" or 0 < out.get("multipleOf", 0) <= MULTIPLES:
+        return out
     limits = [out[key] for key in (*_LOWEST, *_HIGHEST) if isinstance(out.get(key), int | float)]
-    if out.get("type") == "integer" and all(abs(limit) < LARGEST for limit in limits):
+    if all(abs(limit) < LARGEST for limit in limits):
         if not out.keys() & {*_LOWEST, "enum", "const"}:
             out["minimum"] = -LARGEST
         if not out.keys() & {*_HIGHEST, "enum", "const"}:

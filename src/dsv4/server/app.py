@@ -19,7 +19,7 @@ from dsv4.server.gate import Gate
 from dsv4.server.page import router as page
 from dsv4.server.reply import Inbox
 from dsv4.server.service import Answer, Service
-from dsv4.server.stream import EventStream, collect, pieces
+from dsv4.server.stream import EventStream, collect, pieces, until_gone
 from dsv4.server.tokens import TokensApi
 from dsv4.server.writer import encode
 
@@ -75,24 +75,23 @@ def _generating(service: Service) -> APIRouter:
         inbox = service.inbox()
         given = await service.aside(lambda: api(data, inbox), len(data))
         exchange = given.exchange
-        try:
-            if not given.stream:
-                stayed = await collect(given, request)
-                return Json(given.writer.whole()) if stayed else Response(status_code=GONE)
-            await exchange.started(settings.keep_alive)
-        except BaseException:
-            exchange.cancel()
-            raise
-        finally:
-            if not given.stream:
-                exchange.cancel()
-                service.metrics.exchanged(exchange)
 
         def left() -> None:
             exchange.cancel()
             service.metrics.exchanged(exchange)
 
-        return EventStream(pieces(given, settings.keep_alive), settings.patience, left)
+        streams = False
+        try:
+            if not given.stream:
+                stayed = await collect(given, request)
+                return Json(given.writer.whole()) if stayed else Response(status_code=GONE)
+            streams = await until_gone(request.receive, exchange.started(settings.keep_alive))
+            if not streams:
+                return Response(status_code=GONE)
+            return EventStream(pieces(given, settings.keep_alive), settings.patience, left)
+        finally:
+            if not streams:
+                left()
 
     def route(
         paths: tuple[str, ...], api: Callable[[bytes, Inbox], Answer], of: doc.Operation

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dsv4.engine.request import EngineError, Finished, FullError, RemoteError
+from dsv4.engine.request import EngineError, Finished, FullError, GrammarError, RemoteError
 from dsv4.protocol.errors import ProtocolError, RequestError
 
 _KINDS = {
@@ -94,6 +94,8 @@ def failed(end: Finished) -> ApiError:
         )
     if isinstance(end.error, RemoteError):
         return _of_remote(end.error)
+    if isinstance(end.error, GrammarError):  # it is the client's
+        return ApiError(400, str(end.error))
     return ApiError(500, f"the request failed: {end.error or 'unknown reason'}")
 
 

@@ -1,5 +1,6 @@
 """Who may ask, what else is answered, and in which shape things are refused."""
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -76,6 +77,11 @@ def test_models(server):
     with pytest.raises(openai.NotFoundError):
         server.openai.models.retrieve("other/one")
     assert server.http.get("/models").json()["data"][0]["id"] == MODEL
+    messages = anthropic.Anthropic(base_url=f"{server.url}/anthropic", api_key="x", max_retries=0)
+    assert messages.models.retrieve(MODEL).id == messages.models.list().data[0].id == MODEL
+    with pytest.raises(anthropic.NotFoundError) as refused:
+        messages.models.retrieve("other/one")
+    assert refused.value.body["type"] == "error"
 
 
 def test_any_model_where_it_was_asked_for(tokenizer):
@@ -107,12 +113,33 @@ def test_head_options_and_paths_that_are_none(server):
     for path in ("/health", "/v1/models", f"/v1/models/{MODEL}", "/metrics", "/tokenizer_info"):
         response = server.http.head(path)
         assert response.status_code == 200 and not response.content
-        assert server.http.options(path).status_code == 204
-    assert "POST" in server.http.options("/v1/chat/completions").headers["allow"]
     response = server.http.get("/nowhere")
     assert response.status_code == 404 and response.json()["error"]["code"] == "not_found"
     response = server.http.get("/v1/chat/completions")
     assert response.status_code == 405 and response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        (f"/v1/models/{MODEL}", "GET, HEAD, OPTIONS"),
+        ("/v1/messages", "OPTIONS, POST"),
+        ("/responses/resp_1", "DELETE, GET, HEAD, OPTIONS"),
+        ("/metrics", "GET, HEAD, OPTIONS"),
+        ("/", "GET, HEAD, OPTIONS"),
+        ("/render", "OPTIONS, POST"),
+    ],
+)
+def test_what_a_path_allows(server, path, allowed):
+    """Told alike by OPTIONS and to who asks for something else, and true."""
+    for method, status in (("OPTIONS", 204), ("PUT", 405)):
+        response = server.http.request(method, path)
+        assert (response.status_code, response.headers["allow"]) == (status, allowed)
+    for method in ("GET", "HEAD", "POST", "DELETE"):
+        refused = server.http.request(method, path).status_code == 405
+        assert refused is (method not in allowed)
+    assert server.http.options("/nowhere").status_code == 404
 
 
 def test_metrics(server):

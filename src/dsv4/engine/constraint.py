@@ -198,7 +198,9 @@ def mask_all(
             if wrong is None and not any_id:
                 wrong = GrammarError("the grammar lets no token come here: it cannot be completed")
             if wrong is not None:
-                failed[row] = wrong if isinstance(wrong, GrammarError) else GrammarError(_line(wrong))
+                failed[row] = (
+                    wrong if isinstance(wrong, GrammarError) else GrammarError(_line(wrong))
+                )
         del left[:count]
     return failed
 

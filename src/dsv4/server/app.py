@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from dsv4.server import documents as doc
 from dsv4.server.body import parse, read_body
@@ -55,11 +56,12 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(_generating(service))
-    app.include_router(_telling(service))
-    app.include_router(page)
+    routes = list(app.routes)
+    for router in (_generating(service), _telling(service), page):
+        app.include_router(router)
+        routes += router.routes
     app.add_exception_handler(ApiError, _told)
-    app.add_exception_handler(HTTPException, _told_of_http)
+    app.add_exception_handler(HTTPException, _telling_of_http(routes))
     app.add_exception_handler(Exception, _told_of_fault)
     app.add_middleware(Gate, settings=service.settings, metrics=service.metrics)
     return app
@@ -202,8 +204,12 @@ def _telling(service: Service) -> APIRouter:
         ("/models", list_models, GET, doc.LIST_MODELS),
         ("/v1/models/{model:path}", one_model, GET, doc.ONE_MODEL),
         ("/models/{model:path}", one_model, GET, doc.ONE_MODEL),
+        ("/anthropic/v1/models", list_models, GET, doc.MODELS_OF_MESSAGES),
+        ("/anthropic/v1/models/{model:path}", one_model, GET, doc.MODEL_OF_MESSAGES),
         ("/v1/responses/{response_id}", response, GET, doc.RESPONSE),
         ("/v1/responses/{response_id}", forget, ["DELETE"], doc.FORGET),
+        ("/responses/{response_id}", response, GET, doc.RESPONSE),
+        ("/responses/{response_id}", forget, ["DELETE"], doc.FORGET),
         ("/v1/messages/count_tokens", count, ["POST"], doc.COUNT),
         ("/anthropic/v1/messages/count_tokens", count, ["POST"], doc.COUNT),
         ("/tokenize", tokenize, ["POST"], doc.TOKENIZE),
@@ -237,11 +243,23 @@ async def _told(request: Request, error: Exception) -> Response:
     return JSONResponse(error.shaped(request.url.path), error.status, error.headers)
 
 
-async def _told_of_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    shaped = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
-    headers = {**shaped.headers, **(error.headers or {})}
-    return JSONResponse(shaped.shaped(request.url.path), error.status_code, headers)
+def _telling_of_http(routes: Sequence[BaseRoute]) -> Callable[..., Awaitable[Response]]:
+    """What is said of a path or method that is none. Each of `routes` has a method of its path."""
+
+    async def told(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path, method = request.url.path, request.method
+        shaped = ApiError(error.status_code, f"{error.detail}: {method} {path}")
+        headers = {**shaped.headers, **(error.headers or {})}
+        if error.status_code == 405:
+            here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+            methods = {"OPTIONS"}.union(*(getattr(route, "methods", None) or () for route in here))
+            headers["Allow"] = ", ".join(sorted(methods))
+            if method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
+        return JSONResponse(shaped.shaped(path), error.status_code, headers)
+
+    return told
 
 
 async def _told_of_fault(request: Request, error: Exception) -> Response:

@@ -288,12 +288,11 @@ COUNT = Operation(
     _body(_object(("model", "messages"), **_ASKED)),
 )
 _MODEL = _object(("id", "object"), id=TEXT_, object={"const": "model"})
-LIST_MODELS = Operation(
-    "list_models",
-    "The models.",
-    _answers(_object(("object", "data"), object={"const": "list"}, data=_list(_MODEL))),
-)
+_MODELS = _object(("object", "data"), object={"const": "list"}, data=_list(_MODEL))
+LIST_MODELS = Operation("list_models", "The models.", _answers(_MODELS))
 ONE_MODEL = Operation("model", "One model.", _answers(_MODEL, ERROR, False, 404))
+MODELS_OF_MESSAGES = LIST_MODELS._replace(responses=_answers(_MODELS, ERROR_OF_MESSAGES))
+MODEL_OF_MESSAGES = ONE_MODEL._replace(responses=_answers(_MODEL, ERROR_OF_MESSAGES, False, 404))
 RESPONSE = Operation("response", "A stored response.", _answers(OBJECT, ERROR, False, 404))
 FORGET = Operation("forget", "Forget a stored response.", _answers(OBJECT, ERROR, False, 404))
 TOKENIZE = Operation(

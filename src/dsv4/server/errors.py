@@ -39,6 +39,8 @@ class ApiError(Exception):
         self.status, self.message, self.param = status, message, param
         self.code = code or _KINDS.get(status, _WRONG)[1]
         self.headers = {"Cache-Control": "no-store"}
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
         if retry_after is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
         if close:

@@ -33,6 +33,15 @@ def decode_bytes(config: Config, context: int) -> int:
 
 def prefill_operations(config: Config, tokens: int) -> int:
     """Floating-point operations for a prompt: matrices for each token, the head for the last."""
+    return _forward_operations(config, tokens, heads=1)
+
+
+def training_operations(config: Config, tokens: int) -> int:
+    """The same for the loss of a row and all its gradients: each product, and two of its slopes."""
+    return 3 * _forward_operations(config, tokens, heads=tokens)
+
+
+def _forward_operations(config: Config, tokens: int, heads: int) -> int:
     d, vocab, routed = config.hidden_size, config.vocab_size, ".ffn.experts."
     always = chosen = 0
     for name, weight in weights(config).items():
@@ -41,7 +50,7 @@ def prefill_operations(config: Config, tokens: int) -> int:
         chosen += math.prod(weight.shape) * (routed in name)
         always += math.prod(weight.shape) * (routed not in name)
     per_token = always + chosen * config.num_experts_per_tok // config.n_routed_experts
-    products = tokens * per_token + d * vocab
+    products = tokens * per_token + heads * d * vocab
     for layer in range(config.num_hidden_layers):
         for position in range(tokens):
             attended, scored = _attended(config, layer, position + 1)

@@ -33,6 +33,29 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def training() -> str:
+    """The table of benchmarks/training.py's last run, where there was one."""
+    file = RESULTS / "training.json"
+    if not file.exists():
+        return ""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        f"Training, shape `{report['shape']}`, {report['machine']}; tokens/s, and times "
+        f"transformers', medians of {report['rounds']} alternating rounds; peak MiB of a process "
+        "of its own; the bound is that of torch's float32 matrix products "
+        "(`benchmarks/training.py`):",
+        "",
+        "| | transformers | float32 | mixed | bound | MiB | float32 | mixed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        rates = (f"{row[s]:,.0f} (×{row[f'{s} ratio']:.1f})" for s in ("float32", "mixed"))
+        peaks = (f"{row[f'{s} MiB']:,.0f}" for s in ("transformers", "float32", "mixed"))
+        cells = (f"{row['transformers']:,.0f}", *rates, f"{row['bound']:,.0f}", *peaks)
+        lines.append(f"| {row['what']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def protocol() -> str:
     """The tables of benchmarks/protocol.py's last run."""
     report = json.loads((RESULTS / "protocol.json").read_text(encoding="utf-8"))
@@ -286,6 +309,7 @@ def main() -> None:
     """Replace what stands between the markers."""
     parts = (
         ("README.md", "speed", speed),
+        ("README.md", "training", training),
         ("README.md", "llama.cpp", llama_cpp),
         ("README.md", "batch", batch),
         ("README.md", "load", load),

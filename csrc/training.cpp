@@ -176,11 +176,166 @@ void define_hyper(nb::module_& m) {
      strict("to_y"), strict("to_coefficients"));
 }
 
+using Numbers = nb::ndarray<int32_t, nb::c_contig, nb::device::cpu>;
+
+SparseAttention attention_of(const Floats& q, const Floats& window, const std::optional<Floats>& stored,
+                             const Floats& sink, const Numbers& seen,
+                             const std::optional<Numbers>& visible,
+                             const std::optional<Numbers>& picked, int64_t scaled) {
+  require_shape("q", shape_of(q), {-1, -1, -1, -1});
+  const Shape s = shape_of(q);
+  SparseAttention a{s[0], s[1], s[2], s[3]};
+  if (a.c % 32 != 0) throw std::invalid_argument("channels must be a multiple of 32");
+  require_shape("window", shape_of(window), {a.batch, -1, a.c});
+  require_shape("sink", shape_of(sink), {a.heads});
+  require_shape("seen", shape_of(seen), {a.batch, a.n, 2});
+  a.scaled = scaled;
+  a.keys = window.shape(1);
+  a.q = q.data(), a.window = window.data(), a.sink = sink.data(), a.seen = seen.data();
+  const auto within = [&](const char* what, const Numbers& of, int64_t most) {
+    for (size_t i = 0; i < of.size(); ++i) {
+      if (of.data()[i] > most) {
+        throw std::invalid_argument(std::string(what) + " reach " + std::to_string(of.data()[i]) +
+                                    " of " + std::to_string(most));
+      }
+    }
+  };
+  const auto ranges = [&](const char* what, const Numbers& of, int64_t most) {
+    for (size_t i = 0; i < of.size(); ++i) {
+      if (of.data()[i] < 0) throw std::invalid_argument(std::string(what) + " begin below 0");
+    }
+    within(what, of, most);
+  };
+  ranges("window rows", seen, a.keys);
+  if (!stored || !visible) return a;
+  require_shape("entries", shape_of(*stored), {a.batch, -1, a.c});
+  require_shape("visible", shape_of(*visible), {a.batch, a.n, 2});
+  a.entries = stored->shape(1);
+  a.stored = stored->data(), a.visible = visible->data();
+  ranges("entries", *visible, a.entries);
+  if (!picked) return a;
+  require_shape("picked", shape_of(*picked), {a.batch, a.n, -1});
+  a.chosen = picked->shape(2);
+  a.picked = picked->data();
+  within("picked entries", *picked, a.entries - 1);
+  return a;
+}
+
+void define_attention(nb::module_& m) {
+  m.def("attend_training", [](Floats q, Floats window, std::optional<Floats> stored, Floats sink,
+                              Numbers seen, std::optional<Numbers> visible,
+                              std::optional<Numbers> picked, int64_t scaled, Floats o,
+                              Floats levels, std::optional<Floats> mass) {
+    const SparseAttention a = attention_of(q, window, stored, sink, seen, visible, picked, scaled);
+    require_shape("o", shape_of(o), shape_of(q));
+    require_shape("levels", shape_of(levels), {a.batch, a.n, a.heads});
+    if (mass) {
+      require_shape("mass", shape_of(*mass), {a.batch, a.n, a.chosen > 0 ? a.chosen : a.entries});
+    }
+    alone([&] { kernels()->training.attend(a, o.data(), levels.data(), data_of(mass)); });
+  }, strict("q"), strict("window"), strict("stored").none(), strict("sink"), strict("seen"),
+     strict("visible").none(), strict("picked").none(), nb::arg("scaled"), strict("o"),
+     strict("levels"), strict("mass").none());
+  m.def("attend_back", [](Floats q, Floats window, std::optional<Floats> stored, Floats sink,
+                          Numbers seen, std::optional<Numbers> visible,
+                          std::optional<Numbers> picked, int64_t scaled, Floats levels,
+                          Floats slope, Floats to_q, Floats to_window, Floats to_entries,
+                          Floats to_sink) {
+    const SparseAttention a = attention_of(q, window, stored, sink, seen, visible, picked, scaled);
+    require_shape("levels", shape_of(levels), {a.batch, a.n, a.heads});
+    require_shape("slope", shape_of(slope), shape_of(q));
+    require_shape("to_q", shape_of(to_q), shape_of(q));
+    require_shape("to_window", shape_of(to_window), shape_of(window));
+    require_shape("to_entries", shape_of(to_entries), {a.batch, a.entries, a.c});
+    require_shape("to_sink", shape_of(to_sink), {a.heads});
+    alone([&] {
+      kernels()->training.attend_back(a, levels.data(), slope.data(), to_q.data(),
+                                      to_window.data(), to_entries.data(), to_sink.data());
+    });
+  }, strict("q"), strict("window"), strict("stored").none(), strict("sink"), strict("seen"),
+     strict("visible").none(), strict("picked").none(), nb::arg("scaled"), strict("levels"),
+     strict("slope"), strict("to_q"), strict("to_window"), strict("to_entries"), strict("to_sink"));
+}
+
+Rows rows_of(const Floats& x, const std::optional<Floats>& weight,
+             const std::optional<Floats>& angles, int64_t together, std::optional<float> eps,
+             bool back) {
+  require_shape("x", shape_of(x), {-1, -1});
+  Rows s{static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1))};
+  s.together = std::max<int64_t>(together, 1);
+  s.back = back;
+  s.normalises = eps.has_value();
+  s.eps = eps.value_or(0.0f);
+  s.weight = data_of(weight);
+  s.angles = data_of(angles);
+  if (weight) require_shape("weight", shape_of(*weight), {s.c});
+  if (angles) {
+    require_shape("angles", shape_of(*angles), {-1, -1});
+    s.positions = angles->shape(0), s.rotary = angles->shape(1);
+    if (s.positions < 1 || s.rotary > s.c || s.rotary % 2 != 0) {
+      throw std::invalid_argument("angles of " + text(shape_of(*angles)) + " for rows of " +
+                                  std::to_string(s.c));
+    }
+  }
+  return s;
+}
+
+void define_rows(nb::module_& m) {
+  m.def("rows", [](Floats x, std::optional<Floats> weight, std::optional<Floats> angles,
+                   int64_t together, std::optional<float> eps, bool back, Floats y) {
+    const Rows s = rows_of(x, weight, angles, together, eps, back);
+    require_shape("y", shape_of(y), shape_of(x));
+    alone([&] { kernels()->training.rows(s, x.data(), y.data()); });
+  }, strict("x"), strict("weight").none(), strict("angles").none(), nb::arg("together"),
+     nb::arg("eps").none(), nb::arg("back"), strict("y"));
+  m.def("rows_back", [](Floats x, std::optional<Floats> weight, std::optional<Floats> angles,
+                        int64_t together, std::optional<float> eps, bool back, Floats slope,
+                        Floats to_x, std::optional<Floats> to_weight) {
+    const Rows s = rows_of(x, weight, angles, together, eps, back);
+    require_shape("slope", shape_of(slope), shape_of(x));
+    require_shape("to_x", shape_of(to_x), shape_of(x));
+    if (to_weight) require_shape("to_weight", shape_of(*to_weight), {s.c});
+    alone([&] {
+      kernels()->training.rows_back(s, x.data(), slope.data(), to_x.data(), data_of(to_weight));
+    });
+  }, strict("x"), strict("weight").none(), strict("angles").none(), nb::arg("together"),
+     nb::arg("eps").none(), nb::arg("back"), strict("slope"), strict("to_x"),
+     strict("to_weight").none());
+  m.def("pool", [](Floats values, Floats scores, Floats y) {
+    require_shape("values", shape_of(values), {-1, -1, -1});
+    const Shape s = shape_of(values);
+    require_shape("scores", shape_of(scores), s);
+    require_shape("y", shape_of(y), {s[0], s[2]});
+    if (s[1] < 1) throw std::invalid_argument("blocks of nothing");
+    alone([&] {
+      kernels()->training.pool(s[0], s[1], s[2], values.data(), scores.data(), y.data());
+    });
+  }, strict("values"), strict("scores"), strict("y"));
+  m.def("pool_back", [](Floats values, Floats scores, Floats y, Floats slope, Floats to_values,
+                        Floats to_scores) {
+    require_shape("values", shape_of(values), {-1, -1, -1});
+    const Shape s = shape_of(values);
+    require_shape("scores", shape_of(scores), s);
+    require_shape("y", shape_of(y), {s[0], s[2]});
+    require_shape("slope", shape_of(slope), {s[0], s[2]});
+    require_shape("to_values", shape_of(to_values), s);
+    require_shape("to_scores", shape_of(to_scores), s);
+    if (s[1] < 1) throw std::invalid_argument("blocks of nothing");
+    alone([&] {
+      kernels()->training.pool_back(s[0], s[1], s[2], values.data(), scores.data(), y.data(),
+                                    slope.data(), to_values.data(), to_scores.data());
+    });
+  }, strict("values"), strict("scores"), strict("y"), strict("slope"), strict("to_values"),
+     strict("to_scores"));
+}
+
 }  // namespace
 
 void define_training(nb::module_& m) {
   define_products(m);
   define_hyper(m);
+  define_attention(m);
+  define_rows(m);
 }
 
 }  // namespace dsv4

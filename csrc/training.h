@@ -38,6 +38,27 @@ struct StreamSlopes {
   float *x = nullptr, *fn = nullptr, *scale = nullptr, *base = nullptr;
 };
 
+// Attention of n queries to a window and to compressed entries (ops/attention.py): q [b, n, heads, c],
+// window [b, keys, c], stored [b, entries, c]. Query t sees the window rows of its range, and the
+// entries of its range, or, with `chosen` > 0, those of them that it picked.
+struct SparseAttention {
+  int64_t batch = 0, n = 0, heads = 0, c = 0, keys = 0, entries = 0, chosen = 0;
+  int64_t scaled = 0;  // scores are over √scaled: channels that are no padding
+  const float *q = nullptr, *window = nullptr, *stored = nullptr, *sink = nullptr;
+  const int32_t* seen = nullptr;     // [b, n, 2]: window rows [low, high)
+  const int32_t* visible = nullptr;  // [b, n, 2]: entries [low, high)
+  const int32_t* picked = nullptr;   // [b, n, chosen], then −1 where it picked fewer
+};
+
+// Rows [rows, c]: RMSNorm where it `normalises`, then the last `rotary` channels turned. Row i has the
+// angles of position (i / together) mod positions: cosine and sine side by side [positions, rotary].
+struct Rows {
+  int64_t rows = 0, c = 0, rotary = 0, positions = 1, together = 1;
+  bool normalises = false, back = false;
+  float eps = 0;
+  const float *weight = nullptr, *angles = nullptr;  // no weight: 1
+};
+
 struct TrainingKernels {
   void (*multiply)(const MatrixProduct&, bool low);
   // up1 and up3 [pairs, inner] are kept for the backward
@@ -54,6 +75,19 @@ struct TrainingKernels {
   void (*write_back)(const HyperShape&, int64_t tokens, const float* x, const float* y,
                      const float* coefficients, const float* slope, float* to_x, float* to_y,
                      float* to_coefficients);
+  // o like q, levels [b, n, heads] for the backward; mass, zeros unless it is null: of each entry, or
+  // of each picked one, the attention of all heads
+  void (*attend)(const SparseAttention&, float* o, float* levels, float* mass);
+  void (*attend_back)(const SparseAttention&, const float* levels, const float* slope, float* to_q,
+                      float* to_window, float* to_entries, float* to_sink);
+  void (*rows)(const Rows&, const float* x, float* y);
+  void (*rows_back)(const Rows&, const float* x, const float* slope, float* to_x, float* to_weight);
+  // ops/compress.py: values and scores [blocks, depth, c] → y [blocks, c]
+  void (*pool)(int64_t blocks, int64_t depth, int64_t c, const float* values, const float* scores,
+               float* y);
+  void (*pool_back)(int64_t blocks, int64_t depth, int64_t c, const float* values,
+                    const float* scores, const float* y, const float* slope, float* to_values,
+                    float* to_scores);
 };
 
 }  // namespace dsv4

@@ -20,6 +20,18 @@ void train_write_back(const HyperShape&, int64_t tokens, const float* x, const f
                       const float* coefficients, const float* slope, float* to_x, float* to_y,
                       float* to_coefficients);
 
+void train_attend(const SparseAttention&, float* o, float* levels, float* mass);
+void train_attend_back(const SparseAttention&, const float* levels, const float* slope, float* to_q,
+                       float* to_window, float* to_entries, float* to_sink);
+
+void train_rows(const Rows&, const float* x, float* y);
+void train_rows_back(const Rows&, const float* x, const float* slope, float* to_x, float* to_weight);
+void train_pool(int64_t blocks, int64_t depth, int64_t c, const float* values, const float* scores,
+                float* y);
+void train_pool_back(int64_t blocks, int64_t depth, int64_t c, const float* values,
+                     const float* scores, const float* y, const float* slope, float* to_values,
+                     float* to_scores);
+
 inline v16 sigmoid(v16 x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // Sixteen floats, or what is `left` of them and then zeros.

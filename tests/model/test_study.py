@@ -41,15 +41,15 @@ def test_the_index_loss_is_that_of_whole_matrices(make_model, make_ids, dense):
     layer.attn.register_forward_pre_hook(lambda _, args: seen.update(u=args[0], span=args[1]))
     model.streams(ids, studies=studies)
     attn, u = layer.attn, seen["u"]
-    from dsv4.model.layers import rms_normalise
     from dsv4.ops import rotary
     from dsv4.ops.indexer import index_scores, top_entries
+    from dsv4.ops.norm import rms_norm
 
     with torch.no_grad():
         phase = rotary.phases(torch.arange(70).unsqueeze(0), attn.freqs).unsqueeze(2)
         qr = attn.q_norm(attn.wq_a(u))
         q = attn.wq_b(qr).unflatten(-1, (attn.heads, attn.channels))
-        q = rotary.rotate(rms_normalise(q, attn.eps), phase) * attn.channels**-0.5
+        q = rotary.rotate(rms_norm(q, None, attn.eps), phase) * attn.channels**-0.5
         kv = rotary.rotate(attn.kv_norm(attn.wkv(u)), phase.squeeze(2))
         entries = attn.compressor(u, seen["span"], None)  # [2, 17, c]
         chooser = attn.indexer(u, qr, phase, seen["span"], None)

@@ -50,7 +50,7 @@ def both(request, make_model, tmp_path_factory, device):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_logits(both, n, batch, make_ids):
     ours, theirs = both
-    ids = make_ids(batch, n, seed=n)
+    ids = make_ids(batch, n, seed=n + 1)  # no two entries' scores within rounding at the choice
     with torch.no_grad():
         expected = theirs(ids).logits
         difference = (ours(ids) - expected).abs().max()

@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from dsv4.config import Config, LayerKind
 from dsv4.model.compressor import Compressor
 from dsv4.model.indexer import Chooser, Indexer
-from dsv4.model.layers import RMSNorm, linear, rms_normalise
+from dsv4.model.layers import RMSNorm, linear
 from dsv4.model.past import LayerPast
 from dsv4.model.precision import Precision
 from dsv4.model.span import QueryBlock, Span
 from dsv4.model.study import Found, Study
-from dsv4.ops import rotary
-from dsv4.ops.attention import attend_and_mass
+from dsv4.ops import native, rotary
+from dsv4.ops.attention import attend, attend_and_mass, attend_ranges
+from dsv4.ops.norm import rms_norm
 from dsv4.ops.products import grouped_linear
+
+QUERIES = 16  # fewer are left to the plain operators
 
 
 class Seen(NamedTuple):
@@ -33,6 +36,16 @@ class Seen(NamedTuple):
     rows: Tensor | None  # [b, 1 or queries, entries, c]
     mask: Tensor | None  # bool [b or 1, queries, entries]: which are real; None: all
     scores: Tensor | None  # the indexer's, where it learns: float32 [b, queries, entries]
+
+
+class Choice(NamedTuple):
+    """The indexer's word on a block of queries, for the native twin."""
+
+    block: QueryBlock
+    places: slice  # of each query's row of the attention's mass
+    scores: Tensor  # float32 [b, queries, places]
+    real: Tensor | None  # bool [b or 1, queries, places]; None: all
+    picked: Tensor  # int64 [b, queries, places]: entries, −1 where not real
 
 
 class Attention(nn.Module):
@@ -80,7 +93,7 @@ class Attention(nn.Module):
         phase = span.phases(self.rope, self.freqs).unsqueeze(2)  # [b or 1, n, 1, r / 2]
         qr = self.q_norm(self.wq_a(u))  # [b, n, q_lora_rank]
         q = self.wq_b(qr).unflatten(-1, (self.heads, self.channels))  # [b, n, H, c]
-        q = rotary.rotate(rms_normalise(q, self.eps).to(u.dtype), phase)
+        q = rotary.rotate(rms_norm(q, None, self.eps).to(u.dtype), phase)
         window = self.window_rows(u, span)
         if state is not None:
             window = state.window.extend(span, window, span.previous)
@@ -125,6 +138,9 @@ class Attention(nn.Module):
         span: Span,
         study: Study | None,
     ) -> Tensor:
+        many = span.n >= QUERIES and self.attend is attend
+        if many and native.trainer(q, window) is not None:
+            return self._attend_ranges(q, window, entries, chooser, span, study)
         blocks, found = [], []
         for block in span.query_blocks:
             seen = self._seen(entries, chooser, span, block, study)
@@ -139,10 +155,69 @@ class Attention(nn.Module):
                 blocks.append(attended)
                 found.append(Found.of(mass, seen.scores, seen.mask, self.indexer.topk))
         if study is not None and study.index and self.indexer is not None:
-            study.kl, study.recall, study.seen = (
-                torch.cat(part, dim=1) for part in zip(*found, strict=True)
-            )
+            self._tell(study, found)
         return torch.cat(blocks, dim=1) if len(blocks) > 1 else blocks[0]
+
+    def _attend_ranges(
+        self,
+        q: Tensor,
+        window: Tensor,
+        entries: Tensor | None,
+        chooser: Chooser | None,
+        span: Span,
+        study: Study | None,
+    ) -> Tensor:
+        """The same by the native twin, all queries at once."""
+        visible = picked = None
+        choices: list[Choice] = []
+        learns = chooser is not None and study is not None and study.index
+        if entries is None or not entries.shape[1]:
+            entries = None
+        else:
+            visible = span.entry_range(self.ratio)
+            if self.indexer is not None and chooser is not None:
+                dense = study is not None and study.dense
+                picks = not dense and entries.shape[1] > self.indexer.topk
+                if picks or learns:
+                    choices = [self._choice(chooser, span, b, picks) for b in span.query_blocks]
+                if picks:
+                    picked = _joined([choice.picked for choice in choices])
+        asked = window, span.window_range(), entries, visible, picked, self.attn_sink
+        attended, mass = attend_ranges(q, *asked, with_mass=learns)
+        if learns and study is not None:
+            found = [self._found(choice, mass) for choice in choices]
+            self._tell(study, found or [Found.nothing(q)])
+        return attended
+
+    def _choice(self, chooser: Chooser, span: Span, block: QueryBlock, picks: bool) -> Choice:
+        """What the indexer says of the block's queries."""
+        assert self.indexer is not None
+        visible = span.visible(self.ratio, block)
+        scores = self.indexer.scores(chooser, visible, block)  # [b, queries, entries]
+        mask = None
+        if visible.start < visible.stop:
+            mask = span.entries_mask(self.ratio, block)
+        if not picks:
+            return Choice(block, visible, scores, mask, scores)
+        with torch.no_grad():
+            chosen, real = self.indexer.choose(scores, mask)
+            entry = chosen + visible.start
+            picked = entry if real is None else entry.masked_fill(~real, -1)
+        kept = slice(0, picked.shape[2])
+        return Choice(block, kept, scores.gather(2, chosen), real, picked)
+
+    def _found(self, choice: Choice, mass: Tensor | None) -> Found:
+        assert self.indexer is not None and mass is not None
+        own = mass[:, choice.block.first : choice.block.last, choice.places]
+        if not own.shape[2]:
+            return Found.nothing(own)
+        return Found.of(own, choice.scores, choice.real, self.indexer.topk)
+
+    @staticmethod
+    def _tell(study: Study, found: list[Found]) -> None:
+        study.kl, study.recall, study.seen = (
+            torch.cat(part, dim=1) for part in zip(*found, strict=True)
+        )
 
     def _seen(
         self,
@@ -187,6 +262,13 @@ def frequencies(config: Config, layer: int) -> Tensor:
         return rotary.frequencies(config.qk_rope_head_dim, config.rope_theta, None)
     theta, yarn = config.compress_rope_theta, config.rope_scaling
     return rotary.frequencies(config.qk_rope_head_dim, theta, yarn)
+
+
+def _joined(picked: list[Tensor]) -> Tensor:
+    """The picks of all blocks: each [b, queries, kept] → int32 [b, n, most], −1 beyond."""
+    most = max(each.shape[2] for each in picked)
+    wide = [F.pad(each, (0, most - each.shape[2]), value=-1) for each in picked]
+    return torch.cat(wide, dim=1).int()
 
 
 def _gather(entries: Tensor, chosen: Tensor) -> Tensor:

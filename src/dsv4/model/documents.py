@@ -83,6 +83,16 @@ class DocumentSpan(Span):
         mask = (key <= query) & (key > query - self.window) & (key >= begins.unsqueeze(2))
         return QueryBlock(first, last, slice(low - before, self.first + last - before), mask)
 
+    def _window_range(self) -> tuple[Tensor, Tensor]:
+        own = self._columns[self._own]
+        before = self.first - self.previous
+        low = torch.maximum(own + 1 - self.window, self.begins[:, self._own]).clamp(min=before)
+        return low - before, own + 1 - before
+
+    def _entry_range(self, ratio: int) -> tuple[Tensor, Tensor]:
+        found = self._entries_of(ratio)
+        return found.low, found.high
+
     def visible(self, ratio: int, block: QueryBlock) -> slice:
         """The compressed entries that some query of the block sees."""
         ranges = self._entries_of(ratio).ranges

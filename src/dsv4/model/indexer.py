@@ -62,10 +62,11 @@ class Indexer(nn.Module):
         return scores.to(self.scores_dtype).float()
 
     def choose(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The entries that the queries keep: indices [b, queries, topk], and which of them are real
-        (a query may see fewer than topk), None if all are.
+        """The entries that the queries keep, topk at most: indices [b, queries, kept], and which of
+        them are real (a query may see fewer), None if all are.
         """
+        kept = min(self.topk, scores.shape[-1])
         if mask is None:
-            return indexer.top_entries(scores, self.topk), None
-        chosen = indexer.top_entries(scores.masked_fill(~mask, -torch.inf), self.topk)
+            return indexer.top_entries(scores, kept), None
+        chosen = indexer.top_entries(scores.masked_fill(~mask, -torch.inf), kept)
         return chosen, mask.expand_as(scores).gather(2, chosen)

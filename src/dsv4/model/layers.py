@@ -1,4 +1,4 @@
-"""RMSNorm(x) = x · rsqrt(mean(x²) + ε) ⊙ weight, and the linear forms of the release.
+"""RMSNorm, and the linear forms of the release.
 
 y = operand(x) · matrix()ᵀ: the forms differ in how they round x and where the matrix comes from.
 """
@@ -13,13 +13,8 @@ from torch import Tensor, nn
 
 from dsv4.model.precision import Precision, as_is, to_bfloat16
 from dsv4.ops import products
+from dsv4.ops.norm import rms_norm
 from dsv4.quant import fp4, fp8
-
-
-def rms_normalise(x: Tensor, eps: float) -> Tensor:
-    """x · rsqrt(mean(x²) + ε) over the last axis, in float32."""
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 class RMSNorm(nn.Module):
@@ -32,7 +27,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., channels] → the same shape and dtype."""
-        return (rms_normalise(x, self.eps) * self.weight.float()).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps).to(x.dtype)
 
 
 class Linear(nn.Module):

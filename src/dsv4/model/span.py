@@ -131,6 +131,29 @@ class Span:
         counts = (self.positions[:, block.first : block.last] + 1) // ratio
         return torch.arange(visible, device=self.device) < counts.unsqueeze(2)
 
+    def window_range(self) -> Tensor:
+        """The window rows [low, high) that each column sees: int32 [b, n, 2]."""
+        found: Tensor = self.once(("window range",), lambda: self._ranges(*self._window_range()))
+        return found
+
+    def _window_range(self) -> tuple[Tensor, Tensor]:
+        own = torch.arange(self.n, device=self.device) + self.previous
+        return torch.maximum(own + 1 - self.window, self.previous - self.start), own + 1
+
+    def entry_range(self, ratio: int) -> Tensor:
+        """The entries [low, high) that each column sees: int32 [b, n, 2]."""
+        key = ("entry range", ratio)
+        found: Tensor = self.once(key, lambda: self._ranges(*self._entry_range(ratio)))
+        return found
+
+    def _entry_range(self, ratio: int) -> tuple[Tensor, Tensor]:
+        high = ((self.positions + 1) // ratio).clamp(max=self.total(ratio))
+        return torch.zeros_like(high), high
+
+    def _ranges(self, low: Tensor, high: Tensor) -> Tensor:
+        shape = len(self.starts), self.n
+        return torch.stack((low.expand(shape), high.expand(shape)), dim=-1).int()
+
     # ---- compressed blocks -------------------------------------------------------------------
 
     def closing(self, ratio: int) -> int:
@@ -244,6 +267,10 @@ class BlockSpan(Span):
     ):
         super().__init__(starts, n, [0] * len(starts), window, device, places)
         self.previous = min(window, max(starts))
+
+    def _window_range(self) -> tuple[Tensor, Tensor]:
+        low = self.previous - self.start
+        return low, torch.full_like(low, self.previous + self.n)
 
     @cached_property
     def query_blocks(self) -> list[QueryBlock]:

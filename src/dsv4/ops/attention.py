@@ -7,8 +7,15 @@ Rounded: o = Σ_s bf16(e_s) · k_s / (Σ_s e_s + exp(sink − top)), e_s = exp(q
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dsv4.ops import native
+from dsv4.ops.wide import wide
 
 
 def attend(
@@ -74,6 +81,85 @@ def attend_rounded(
     return (_weighted(rounded, [keys for keys, _ in sources]) / total).to(q.dtype)
 
 
+def attend_ranges(
+    q: Tensor,
+    window: Tensor,
+    seen: Tensor,
+    entries: Tensor | None,
+    visible: Tensor | None,
+    picked: Tensor | None,
+    sink: Tensor,
+    *,
+    with_mass: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The native twin of `attend_and_mass`, for all queries at once: nothing of [queries × keys] is
+    kept, and the backward makes the probabilities again. Needs `native.trainer`.
+
+    q [b, n, H, c]; window [b, keys, c], of which each query sees the rows `seen` int32 [b, n, 2]
+    (low, high); entries [b, E, c], of which it sees `visible` int32 [b, n, 2] or, of those, what it
+    `picked` int32 [b, n, k] (then −1; all, where it sees no more than k) → [b, n, H, c], and the
+    mass float32 [b, n, k or E] where it is wanted.
+    """
+    o, mass = _AttendRanges.apply(q, window, entries, sink, seen, visible, picked, with_mass)
+    return o, mass
+
+
+CHANNELS = 32  # the native twin takes multiples of this
+
+
+class _AttendRanges(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        window: Tensor,
+        entries: Tensor | None,
+        sink: Tensor,
+        seen: Tensor,
+        visible: Tensor | None,
+        picked: Tensor | None,
+        with_mass: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        module = native.trainer(q)
+        assert module is not None
+        b, n, heads, c = q.shape
+        extra = -c % CHANNELS
+        wide_q, wide_window = _widened(q, extra), _widened(window, extra)
+        wide_entries = None if entries is None else _widened(entries, extra)
+        integers = [None if t is None else t.contiguous() for t in (seen, visible, picked)]
+        given = wide_q, wide_window, wide_entries, sink.detach().contiguous(), *integers
+        mass = None
+        if with_mass and entries is not None:
+            mass = q.new_zeros(b, n, entries.shape[1] if picked is None else picked.shape[2])
+        o, levels = torch.empty_like(wide_q), q.new_empty(b, n, heads)
+        module.attend_training(*given, c, o, levels, mass)
+        ctx.save_for_backward(*given, levels)
+        ctx.module, ctx.channels = module, c
+        if mass is not None:
+            ctx.mark_non_differentiable(mass)
+        return o[..., :c], mass
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *given, levels = ctx.saved_tensors
+        q, window, entries, sink = given[:4]
+        c = ctx.channels
+        slope = _widened(grads[0], q.shape[-1] - c)
+        nothing = q.new_empty(q.shape[0], 0, q.shape[-1])
+        to = [
+            torch.empty_like(t) for t in (q, window, nothing if entries is None else entries, sink)
+        ]
+        ctx.module.attend_back(*given, c, levels, slope, *to)
+        to_q, to_window, to_entries = (t[..., :c] for t in to[:3])
+        return to_q, to_window, None if entries is None else to_entries, to[3], *[None] * 4
+
+
+def _widened(x: Tensor, extra: int) -> Tensor:
+    """x, contiguous, with `extra` channels of 0."""
+    return F.pad(x.detach(), (0, extra)) if extra else x.detach().contiguous()
+
+
 def _weighted(probs: Tensor, sources: list[Tensor]) -> Tensor:
     """Σ_s p_s · k_s: probs [b, n, H, keys …], sources [b, 1 or n, keys, c] → [b, n, H, c]."""
     b, n, heads, _ = probs.shape
@@ -90,5 +176,5 @@ def _scores(q: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
     """q [b, n, H, c] · keys [b, 1 or n, E, c] → float32 [b, n, H, E], −∞ where masked."""
     b, n, heads, c = q.shape
     scores = q.reshape(b, keys.shape[1], -1, c) @ keys.transpose(-1, -2)
-    scores = scores.view(b, n, heads, -1).float()
+    scores = wide(scores).view(b, n, heads, -1)
     return scores if mask is None else scores.masked_fill(~mask.unsqueeze(2), -torch.inf)

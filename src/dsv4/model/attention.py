@@ -174,7 +174,7 @@ class Attention(nn.Module):
         if entries is None or not entries.shape[1]:
             entries = None
         else:
-            visible = span.entry_range(self.ratio)
+            entries, visible = self.rows.decode(entries), span.entry_range(self.ratio)
             if self.indexer is not None and chooser is not None:
                 dense = study is not None and study.dense
                 picks = not dense and entries.shape[1] > self.indexer.topk

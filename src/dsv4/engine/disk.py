@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsv4.engine.listing import Listing
+
 log = logging.getLogger("dsv4.engine")
 
 MAGIC = b"dsv4 prefix 1\n"
@@ -55,7 +57,8 @@ class DiskStore:
         self.folder, self.limit, self.per_hour = Path(folder), limit, per_hour
         self.written = self.refused = self.damaged = 0
         self._recent: deque[tuple[float, int]] = deque()
-        self._listed: tuple[int, dict[str, int]] = (-1, {})
+        self._listing = Listing(self.folder)
+        self._queued: set[str] = set()
         self._queue: queue.Queue[tuple[str, bytes, list[Tensor]] | None] = queue.Queue()
         self._waiting = 0
         self._said = False
@@ -68,20 +71,16 @@ class DiskStore:
     # ---- reading -----------------------------------------------------------------------------
 
     def names(self) -> dict[str, int]:
-        """Every file and its bytes, looked up again when the folder has changed."""
-        try:
-            changed = self.folder.stat().st_mtime_ns
-            if changed != self._listed[0]:
-                found = {}
-                with os.scandir(self.folder) as entries:
-                    for entry in entries:
-                        if not entry.name.startswith("."):
-                            with contextlib.suppress(OSError):
-                                found[entry.name] = entry.stat().st_size
-                self._listed = (changed, found)
-        except OSError:
-            self._listed = (-1, {})
-        return self._listed[1]
+        """Every file and its bytes."""
+        return self._listing.sizes()
+
+    def holds(self, name: str) -> bool:
+        """Whether a file is there, or about to be."""
+        return name in self._queued or name in self._listing
+
+    def group(self, key: str) -> list[str]:
+        """The files whose names begin with `key` and a point."""
+        return self._listing.group(key)
 
     def read(self, name: str) -> Stored | None:
         """A file's contents; None if there is none or it is damaged."""
@@ -89,13 +88,13 @@ class DiskStore:
         try:
             raw = file.read_bytes()
         except OSError:
+            self._listing.drop(name)
             return None
         stored = _parse(raw)
         if stored is None:
             self.damaged += 1
             log.warning("a damaged prefix file is removed: %s", file)
-            with contextlib.suppress(OSError):
-                file.unlink()
+            self._remove(name)
             return None
         with contextlib.suppress(OSError):
             os.utime(file)
@@ -119,8 +118,9 @@ class DiskStore:
     def write(self, name: str, header: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
         """Have a file written in the background; the tensors must not change any more."""
         size = sum(tensor.nbytes for tensor in tensors)
-        if name in self.names() or not self._may_write(size):
+        if self.holds(name) or not self._may_write(size):
             return
+        self._queued.add(name)
         shapes = [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in tensors]
         self._waiting += size
         self._queue.put((name, json.dumps({**header, "tensors": shapes}).encode(), list(tensors)))
@@ -158,6 +158,7 @@ class DiskStore:
                     self._said = True
                     log.warning("prefixes are not kept in %s: %s", self.folder, error)
             finally:
+                self._queued.discard(name)
                 self._waiting -= sum(tensor.nbytes for tensor in tensors)
                 self._queue.task_done()
         self._queue.task_done()
@@ -172,7 +173,9 @@ class DiskStore:
                     file.write(part)
                     digest.update(part)
                 file.write(digest.digest())
+                size = file.tell()
             Path(path).replace(self.folder / name)
+            self._listing.add(name, size)
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(path).unlink()
@@ -181,19 +184,27 @@ class DiskStore:
 
     def _trim(self) -> None:
         """Remove what was used longest ago while there is too much."""
-        total = sum(self.names().values())
+        sizes = self.names()
+        total = sum(sizes.values())
         if total <= self.limit:
             return
         used = []
-        for name, size in self.names().items():
-            with contextlib.suppress(OSError):
+        for name, size in sizes.items():
+            try:
                 used.append(((self.folder / name).stat().st_mtime_ns, name, size))
+            except OSError:  # another process was here
+                self._listing.drop(name)
+                total -= size
         for _, name, size in sorted(used):
             if total <= self.limit * 0.9:
                 break
-            with contextlib.suppress(OSError):
-                (self.folder / name).unlink()
-                total -= size
+            self._remove(name)
+            total -= size
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / name).unlink()
+        self._listing.drop(name)
 
     def _clear_unfinished(self) -> None:
         """Remove what a process that is gone left half written."""

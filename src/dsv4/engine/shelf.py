@@ -42,7 +42,7 @@ class Shelf:
     def keep_page(self, key: bytes, page: int, end: Snapshot | None) -> None:
         """Have a page written, with the state at its end."""
         name = f"{key.hex()}.page"
-        if name not in self.store.names():
+        if not self.store.holds(name):
             rows = [] if end is None else end.rows
             header = {"length": 0 if end is None else end.length}
             self.store.write(name, header, [*self._entries(page), *rows])
@@ -50,7 +50,7 @@ class Shelf:
     def page(self, key: bytes) -> tuple[int, Snapshot | None] | None:
         """A page of the pool with the entries that are on disk, and the state at its end."""
         name = f"{key.hex()}.page"
-        if name not in self.store.names():
+        if name not in self.store.group(key.hex()):
             return None
         stored = self.store.read(name)
         if stored is None:
@@ -70,17 +70,16 @@ class Shelf:
         """Have a state written; `last` is the pool's page that its tokens do not fill."""
         content = hashlib.blake2b(array("i", tokens).tobytes(), digest_size=8).hexdigest()
         name = f"{key.hex()}.{content}.state"
-        if name not in self.store.names():
+        if not self.store.holds(name):
             header = {"base": base, "tokens": [*tokens], "length": kept.length, "back": kept.back}
             entries = [] if last is None else self._entries(last)
             self.store.write(name, header, [*entries, *kept.rows])
 
     def headings(self, key: bytes) -> list[Heading]:
         """The states on disk whose tokens begin behind `key`."""
-        begins = key.hex() + "."
         found = []
-        for name in self.store.names():
-            if name.startswith(begins) and name.endswith(".state"):
+        for name in self.store.group(key.hex()):
+            if name.endswith(".state"):
                 if name not in self._headings:
                     self._headings[name] = self._heading(name)
                 heading = self._headings[name]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dsv4.cli import chat, checkpoint, convert, cost, data, protocol, runs, serve, train
+from dsv4.cli import chat, checkpoint, convert, cost, data, eval, protocol, runs, serve, train
 from dsv4.cli.errors import Command, Commands
 from dsv4.cli.streams import say
 
@@ -43,6 +43,9 @@ app.command("export", cls=Command, short_help="Write a run's newest state as a c
     runs.export_command
 )
 app.command("plot", cls=Command, short_help="Draw the curves of runs.")(runs.plot_command)
+app.command("eval", cls=Command, short_help="Evaluate a model: the release's tables, and more.")(
+    eval.evaluate
+)
 app.add_typer(data.data, name="data", short_help="Fetch open text; make token files of text.")
 app.command(cls=Command, short_help="Print a conversation as the model's prompt.")(protocol.encode)
 app.command(cls=Command, short_help="Print a completion as a message.")(protocol.parse)
@@ -55,8 +58,8 @@ def dsv4(
         bool, typer.Option("--version", help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """DeepSeek-V4: inspect, initialise, convert, train, serve and chat with a model; encode and
-    parse prompts.
+    """DeepSeek-V4: inspect, initialise, convert, train, evaluate, serve and chat with a model;
+    encode and parse prompts.
     """
     if show_version:
         say(f"dsv4 {version('dsv4')}")

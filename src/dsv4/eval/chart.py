@@ -1,0 +1,43 @@
+"""Bars: ours beside the published, a group for each benchmark, whiskers for the interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dsv4.atomic import replacing
+from dsv4.eval.report import Row
+
+MOST = 4  # published columns beside ours
+
+
+def draw(file: Path, rows: Sequence[Row], name: str) -> None:
+    """Write a PNG of the rows that were run. Raises ValueError without any, WriteError."""
+    shown = [row for row in rows if row.score is not None]
+    if not shown:
+        raise ValueError("no benchmark was run: there is nothing to draw")
+    columns = list(dict.fromkeys(key for row in shown for key in row.published))[:MOST]
+    width = 0.8 / (1 + len(columns))
+    figure = Figure(
+        figsize=(max(5.0, 1.1 * len(shown) * (1 + 0.3 * len(columns))), 4.5), layout="constrained"
+    )
+    axes = figure.subplots()
+    places = range(len(shown))
+    ours = [row.score or 0.0 for row in shown]
+    spread = [
+        [score - (row.low or 0.0) for score, row in zip(ours, shown, strict=True)],
+        [(row.high or 0.0) - score for score, row in zip(ours, shown, strict=True)],
+    ]
+    axes.bar(places, ours, width, yerr=spread, capsize=2, label=name)
+    for number, key in enumerate(columns, start=1):
+        at = [place + number * width for place in places]
+        axes.bar(at, [row.published.get(key) or 0.0 for row in shown], width, label=key)
+    axes.scatter(places, [row.chance for row in shown], marker="_", color="black", label="chance")
+    labels = [row.title if row.effort == "none" else f"{row.title}\n{row.effort}" for row in shown]
+    axes.set_xticks([p + width * len(columns) / 2 for p in places], labels, rotation=60, ha="right")
+    axes.legend(fontsize=8)
+    axes.grid(axis="y", alpha=0.3)
+    with replacing(file) as stream:
+        figure.savefig(stream, format="png", dpi=110)

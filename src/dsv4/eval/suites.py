@@ -1,0 +1,139 @@
+"""Names → tasks: the release's rows, generated tests, single tasks, files of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from dsv4.eval import catalog, generated
+from dsv4.eval.dataset import from_file
+from dsv4.eval.task import Sample, Task
+
+SUITES = ("smoke", "base", "instruct", "modes", "generated")
+SMOKE = {  # tasks and their samples: a minute with the small model
+    "copy": 4,
+    "key_value": 4,
+    "arithmetic_1": 4,
+    "tool_call": 2,
+    "chain_2": 2,
+    "next_of_series": 4,
+}
+SMOKE_TOKENS = 48
+EFFORTS = ("none", "high", "max")
+
+
+class Suite:
+    """Tasks in order, and for each row that cannot be run here what it needs."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.notes: dict[str, str] = {}
+
+    def add(self, task: Task, note: str = "") -> None:
+        """One more, or a row that says what it needs."""
+        if (task.name, task.effort) not in [(one.name, one.effort) for one in self.tasks]:
+            self.tasks.append(task)
+        if note:
+            self.notes[task.name] = note
+
+
+def suite_of(
+    names: Sequence[str],
+    *,
+    effort: str | None = None,
+    data: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Suite:
+    """The tasks of suites and names. `effort`: of chats, by default none (in `modes` all three).
+    `data`: files or dataset ids of tasks by name. Raises ValueError for a name that there is not.
+    """
+    out, given = Suite(), dict(data or {})
+    made = {task.name: task for task in generated.tasks()}
+    for name in names:
+        if name == "smoke":
+            for word, count in SMOKE.items():
+                out.add(_few(made[word], count, effort or "none"))
+        elif name == "generated":
+            for task in made.values():
+                out.add(task.at(effort or "none"))
+        elif name in SUITES:
+            suite = "base" if name == "base" else "instruct"
+            for entry in catalog.entries().values():
+                if entry.suite == suite:
+                    for word in EFFORTS if name == "modes" else (effort or "none",):
+                        _add_row(out, entry, word, given, say)
+        elif name in made:
+            out.add(made[name].at(effort or "none"))
+        else:
+            _add_named(out, name, effort or "none", given, say)
+    if unknown := set(given) - {task.name for task in out.tasks} - _shorts(out):
+        raise ValueError(f"--data {min(unknown)}=…: no such task is asked for")
+    return out
+
+
+def known() -> list[str]:
+    """Every name that `suite_of` takes."""
+    from dsv4.eval import packaged
+
+    made = [task.name for task in generated.tasks()]
+    return [*SUITES, *made, *catalog.entries(), *packaged.EXTRA]
+
+
+def _shorts(suite: Suite) -> set[str]:
+    return {task.name.rpartition("/")[2] for task in suite.tasks}
+
+
+def _few(task: Task, count: int, effort: str) -> Task:
+    def samples(seed: int) -> list[Sample]:
+        return generated.first(task.samples(seed), count)
+
+    most = min(task.max_tokens or SMOKE_TOKENS, SMOKE_TOKENS)
+    return replace(task, samples=samples, max_tokens=most, effort=effort)
+
+
+def _add_named(
+    out: Suite, name: str, effort: str, data: Mapping[str, str], say: Callable[[str], None]
+) -> None:
+    from dsv4.eval import packaged
+
+    rows = [e for e in catalog.entries().values() if name in (e.name, e.short)]
+    if len(rows) > 1:
+        raise ValueError(f"{name} is {' and '.join(e.name for e in rows)}: name one of them")
+    if rows:
+        _add_row(out, rows[0], effort, data, say)
+    elif name in packaged.EXTRA:
+        out.add(packaged.EXTRA[name]())
+    else:
+        near = [one for one in known() if name.lower() in one] or list(SUITES)
+        raise ValueError(f"there is no task {name!r}: choose from {', '.join(near)}, … (--list)")
+
+
+def _add_row(
+    out: Suite,
+    entry: catalog.Entry,
+    effort: str,
+    data: Mapping[str, str],
+    say: Callable[[str], None],
+) -> None:
+    from dsv4.eval import packaged
+
+    source = data.get(entry.name) or data.get(entry.short)
+    columns = entry.columns(None if entry.suite == "base" else effort)
+    row = Task(
+        entry.name,
+        entry.title,
+        lambda seed: (),
+        entry.grader or "exact",
+        entry.metric,
+        entry.shots,
+        effort="none" if entry.suite == "base" else effort,
+        published=columns,
+    )
+    if source is not None:
+        out.add(from_file(row, entry, source))
+    elif entry.runs == "here":
+        out.add(replace(packaged.TASKS[entry.short](), published=columns))
+    else:
+        needs = "needs" if entry.runs == "environment" else "runs with"
+        given = "" if entry.runs == "environment" else f" (--data {entry.short}=…)"
+        out.add(row, f"{needs} {entry.how}{given}")

@@ -1,0 +1,73 @@
+"""A task: samples, how they are asked, by whom they are graded, and what chance scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question. `prompt` is said to the subject; where there are `pairs` (context,
+    continuation) those are scored instead. `target` is what the grader compares with: JSON."""
+
+    id: str
+    target: Any
+    prompt: str | Messages = ""
+    pairs: Sequence[tuple[str, str]] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def hash(self) -> str:
+        """Of all that the subject is given."""
+        told = [self.prompt, self.pairs, self.tools]
+        text = json.dumps(told, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Task:
+    """`samples(seed)` gives them in a fixed order. `grader` is a name of GRADERS, `chance` the
+    score of who knows nothing. `max_tokens` None: what the window of the effort leaves. `needs`:
+    tokens of context. `base`: the subject goes on with texts. `scale`: what the mean of scores is
+    multiplied with in tables."""
+
+    name: str
+    title: str
+    samples: Callable[[int], Iterable[Sample]]
+    grader: str
+    metric: str = "EM"
+    shots: int = 0
+    chance: float = 0.0
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    stop: Sequence[str] = ()
+    effort: str = "none"
+    needs: int = 0
+    scale: float = 100.0
+    published: Mapping[str, float | None] = field(default_factory=dict)
+
+    def at(self, effort: str) -> Task:
+        """The same task at another effort; its published figures are those of that mode."""
+        return replace(self, effort=effort)
+
+
+WINDOWS = {"none": 8_192, "high": 131_072, "max": 393_216}  # tokens of prompt and reply, by mode
+AGENT_STEPS, AGENT_TOKENS = 500, 524_288
+
+
+def window_of(effort: str) -> int:
+    """Tokens that prompt and reply may have at an effort."""
+    if effort in ("max", "ultra"):
+        return WINDOWS["max"]
+    return WINDOWS["none"] if effort == "none" else WINDOWS["high"]
+
+
+def user(text: str) -> list[dict[str, str]]:
+    """A chat of one message."""
+    return [{"role": "user", "content": text}]

@@ -1,0 +1,80 @@
+"""`dsv4 eval` as a user runs it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from dsv4.cli import app
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["eval", *map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of three tasks and a row that needs data."""
+    out = tmp_path_factory.mktemp("eval") / "run"
+    words = ["--suite", "copy", "--suite", "next_of_series", "--suite", "apex"]
+    said = run("nano", *words, "--limit", 2, "--out", out, "--price-out", 2)
+    assert said.exit_code == 0, said.output
+    return out
+
+
+WORDS = ["--suite", "copy", "--suite", "next_of_series", "--suite", "apex", "--price-out", 2]
+
+
+def test_what_a_run_leaves(folder):
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["task"] for row in rows] == ["copy", "next_of_series", "instruct/apex"]
+    assert rows[0]["samples"] == 2 and rows[0]["cost"] > 0 and rows[0]["prompts"]
+    assert rows[2]["score"] is None and "hub: MathArena" in rows[2]["note"]
+    assert "| V4-Flash | V4-Pro |" in (folder / "table.md").read_text()
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 5
+
+
+def test_going_on_and_grading_anew(folder, tmp_path):
+    table = (folder / "table.md").read_text()
+    again = run("nano", *WORDS, "--limit", 2, "--out", folder)
+    assert again.exit_code == 2 and "--resume" in again.output
+    plot = tmp_path / "bars.png"
+    for more in (["--resume"], ["--regrade", "--plot", plot]):
+        said = run("nano", *WORDS, "--limit", 2, "--out", folder, *more)
+        assert said.exit_code == 0, said.output
+        assert (folder / "table.md").read_text() == table
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_list_names_every_row():
+    said = run("--list").stdout
+    for word in (
+        "base/agieval",
+        "base/longbench_v2",
+        "instruct/toolathlon",
+        "needle_1m",
+        "lambada",
+    ):
+        assert word in said
+    assert said.count("runs with") + said.count("needs ") + said.count("runs here:") >= 46
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--suite", "nothing"], "no task 'nothing'"),
+        (["--effort", "huge"], "effort = 'huge'"),
+        (["--data", "apex"], "TASK=FILE"),
+        (["--model", "x"], "--model"),
+        (["--suite", "apex", "--data", "apex=missing.jsonl"], "no file"),
+    ],
+)
+def test_options_that_are_wrong(words, message, tmp_path):
+    said = run("nano", "--out", tmp_path / "out", *words)
+    assert said.exit_code == 2 and message in said.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_url_without_a_server(tmp_path):
+    said = run("http://127.0.0.1:9", "--out", tmp_path / "out")
+    assert said.exit_code == 2 and "cannot be reached" in said.output

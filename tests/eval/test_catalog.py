@@ -1,0 +1,112 @@
+"""Every row of the release's tables has a task that says how it runs."""
+
+import json
+
+import pytest
+
+from dsv4.eval import packaged
+from dsv4.eval.catalog import entries
+from dsv4.eval.dataset import DataError, sample_of
+from dsv4.eval.grade import GRADERS, Answer, judge
+from dsv4.eval.suites import suite_of
+
+
+def test_rows():
+    rows = entries().values()
+    assert (
+        sum(e.suite == "base" for e in rows) == 24
+        and sum(e.suite == "instruct" for e in rows) == 22
+    )
+    for entry in rows:
+        assert entry.how and entry.metric and (not entry.grader or entry.grader in GRADERS)
+        assert (entry.runs == "here") == (entry.suite == "base" and entry.short in packaged.TASKS)
+    mmlu = entries()["base/mmlu"]
+    assert (mmlu.shots, mmlu.published["V4-Flash-Base"], mmlu.published["V4-Pro-Base"]) == (
+        5,
+        88.7,
+        90.1,
+    )
+
+
+def test_columns_by_mode():
+    entry = entries()["instruct/gpqa_diamond"]
+    assert entry.columns("none") == {"V4-Flash": 71.2, "V4-Pro": 72.9}
+    assert entry.columns("high") == {"V4-Flash": 87.4, "V4-Pro": 89.1}
+    assert entry.columns("max")["V4-Pro"] == 90.1 and entry.columns("max")["GPT-5.4 xHigh"] == 93.0
+
+
+def test_suites_leave_no_row_out():
+    base, instruct, modes = (suite_of([name]) for name in ("base", "instruct", "modes"))
+    assert len(base.tasks) == 24 and len(instruct.tasks) == 22 and len(modes.tasks) == 66
+    assert {t.effort for t in modes.tasks} == {"none", "high", "max"}
+    assert set(base.notes) == {t.name for t in base.tasks} - {f"base/{n}" for n in packaged.TASKS}
+    assert len(instruct.notes) == 22
+
+
+def test_names():
+    assert suite_of(["hellaswag"]).tasks[0].name == "base/hellaswag"
+    with pytest.raises(ValueError, match="instruct/mmlu_pro"):
+        suite_of(["mmlu_pro"])
+    with pytest.raises(ValueError, match="no task 'hella'"):
+        suite_of(["hella"])
+    with pytest.raises(ValueError, match="no such task is asked for"):
+        suite_of(["copy"], data={"apex": __file__})
+
+
+def test_lm_eval_knows_the_names():
+    tasks = pytest.importorskip("lm_eval.tasks")
+    known = set(tasks.TaskManager().all_tasks)
+    assert {name for e in entries().values() for name in e.lm_eval} <= known
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def given(tmp_path, *rows):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def test_a_file_of_problems(tmp_path):
+    source = given(
+        tmp_path, {"problem": "1 + 1?", "answer": 2}, {"problem": "2 + 2?", "answer": "4"}
+    )
+    for effort, word in (("none", "step by step"), ("max", "rigorous proof")):
+        (task,) = suite_of(["apex"], effort=effort, data={"apex": source}).tasks
+        samples = list(task.samples(0))
+        assert (
+            word in samples[0].prompt[0]["content"]
+            and "\\boxed{}" in samples[0].prompt[0]["content"]
+        )
+        assert [s.target for s in samples] == ["2", "4"] and task.effort == effort
+        assert judge(task.grader, "2", Answer("\\boxed{2}")).grade == "right"
+        assert task.max_tokens is None and task.temperature == 1.0
+
+
+def test_a_file_of_choices(tmp_path):
+    rows = [
+        {"question": "Q?", "choices": ["x", "y"], "answer": 1},
+        {"question": "Q?", "choices": ["x", "y"], "answer": "x"},
+        {"question": "Q?", "choices": ["x", "y"], "answer": "B"},
+    ]
+    (task,) = suite_of(["gpqa_diamond"], data={"gpqa_diamond": given(tmp_path, *rows)}).tasks
+    samples = list(task.samples(0))
+    assert [s.target for s in samples] == ["B", "A", "B"] and task.chance == 0.5
+    assert "A) x\nB) y" in samples[0].prompt[0]["content"]
+
+
+def test_mrcr_as_it_is_published():
+    talk = [{"role": "user", "content": "Write"}]
+    row = {"prompt": json.dumps(talk), "answer": "k3a poem", "random_string_to_prepend": "k3"}
+    sample = sample_of(row, "0", "mrcr", "mrcr_1m", "none")
+    assert sample.prompt == talk and sample.target == {"code": "k3", "text": "a poem"}
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"text": "x"}], [{"question": "Q", "choices": ["x"], "answer": "z"}]]
+)
+def test_files_that_are_none(tmp_path, rows):
+    with pytest.raises(DataError):
+        (task,) = suite_of(["gpqa_diamond"], data={"gpqa_diamond": given(tmp_path, *rows)}).tasks
+        list(task.samples(0))

@@ -103,6 +103,8 @@ def test_a_plan_is_printed_and_nothing_is_made(recipe_file, tmp_path):
         ("other.py", "there is no recipe other.py"),
         ("", "name a recipe or a folder, or give --minutes"),
         ("folder --out other", "--out belongs to a recipe's run"),
+        ("nano mesh=dp=2 --minutes 5", "--minutes measures one process, mesh is 'dp=2'"),
+        ("nano mesh=dp=2", "2 processes, 1 were started: torchrun"),
         ("nano --minutes 5 --steps 3", "--steps and --minutes exclude each other"),
     ],
 )
@@ -157,3 +159,12 @@ def test_the_speed_is_measured_and_the_run_follows(make_recipe, tmp_path, recipe
     assert tokens % 128 == 0
     assert call("train", recipe_file(), "--minutes", "9", "--out", out, "--resume").exit_code == 0
     assert isinstance(make_recipe(), Recipe)
+
+
+def test_two_runs_in_one_folder_are_refused(recipe_file, tmp_path):
+    from dsv4.checkpoint.folder import claimed
+
+    out = tmp_path / "run"
+    with claimed(out, "training run"):
+        done = call("train", recipe_file(steps=2), "--out", out)
+    assert_refused(done, f"another training run is at work in {out}")

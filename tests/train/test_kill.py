@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dsv4.train.checkpoints import Checkpoints
 
@@ -109,13 +111,14 @@ def test_a_corrupt_last_state_falls_back_to_the_one_before(run):
 
 def test_old_states_are_removed_and_regular_ones_stay(tmp_path):
     states = Checkpoints(tmp_path / "states", keep=2, every=10)
+    of = SimpleNamespace(model=torch.nn.Linear(2, 2), optimizers=[])
     for step in (10, 20, 25, 28, 30, 40, 43):
-        states.save(step, {"step": step})
+        states.save(step, {"step": step}, of)
     assert states.steps() == [30, 40, 43]
     states.drop_after(30)
     assert states.steps() == [30] and states.before(5, print) is None
     (tmp_path / "states/notes.txt").touch()
-    states.save(40, {"step": 40})
+    states.save(40, {"step": 40}, of)
     assert states.steps() == [30, 40] and (tmp_path / "states/notes.txt").exists()
 
 
@@ -123,10 +126,10 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_is_saved(run, monke
     one = run(steps=6, save_every=2)
     save, full = one.checkpoints.save, OSError(28, "No space left on device")
 
-    def saving(step, state):
+    def saving(step, *more):
         if step == 4:
             monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(full))
-        save(step, state)
+        save(step, *more)
 
     one.checkpoints.save = saving
     with pytest.raises(OSError, match=r"step-0000000004.pt could not be written \(No space left"):

@@ -48,6 +48,9 @@ def test_it_learns_and_reports(run):
 def test_resuming_in_every_stage_equals_never_having_stopped(run):
     whole = run("whole", stages=STAGES, save_every=100)
     assert whole.train(lambda line: None) and whole.step == 6
+    switched = {row["step"]: row.get("bits_per_byte_switched") for row in rows(whole)}
+    assert [step for step, bits in switched.items() if bits] == [4]  # indexer → sparse
+    assert rows(whole)[1]["bits_per_byte"] == rows(whole)[3]["bits_per_byte"] != switched[4]
     for stop in (2, 3, 5):
         stopped = run(f"stopped {stop}", stages=STAGES, save_every=100)
         for _ in range(stop):

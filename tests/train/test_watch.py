@@ -52,7 +52,8 @@ def test_the_bar_shows_text_as_it_is():
     bar.note("a [bold]note[/] with \x1b[31mcolour")
     bar.close()
     shown = screen.getvalue()
-    assert "step 7  5.12K/10K tokens" in shown and "a [bold]note[/] with" in shown
+    assert "step 7  loss 3.210  2,100 tokens/s (41%)  load 1.5×  3.0 GiB  67 min" in shown
+    assert "validation 3.300" in shown and "a [bold]note[/] with" in shown
     assert "\x1b[31mcolour" not in shown
 
 
@@ -88,6 +89,16 @@ def test_services_are_told_each_step(name, monkeypatch, tmp_path):
     told.log(ROW | {"step": 4})
     assert said == [f"{name} failed and is told no more: no route"]
     assert len(service.seen) == 3
+
+
+def test_a_service_that_does_not_begin_ends_no_run(monkeypatch, tmp_path):
+    service, said = Service("wandb"), []
+    service.init = lambda **what: (_ for _ in ()).throw(PermissionError("log in first\nhere"))
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    told = sinks.Sinks(("wandb",), tmp_path, RECIPE, say=said.append)
+    told.log(ROW)
+    told.close()
+    assert said == ["wandb failed and is told no more: log in first"] and service.seen == []
 
 
 def test_tensorboard_writes_scalars(monkeypatch, tmp_path):

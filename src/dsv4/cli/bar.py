@@ -7,17 +7,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from dsv4.cli.streams import visible
-from dsv4.train.progress import line
+from dsv4.train.progress import duration, line
 
 
 class Bar:
     """A `train.progress.Progress`."""
 
     def __init__(self, console: Console | None = None) -> None:
-        text = TextColumn("{task.description}", markup=False)
-        self._bar = Progress(BarColumn(bar_width=20), text, console=console, transient=True)
+        one_line = Column(no_wrap=True, overflow="ellipsis")
+        text = TextColumn("{task.description}", markup=False, table_column=one_line)
+        self._bar = Progress(BarColumn(bar_width=12), text, console=console, transient=True)
         self._task = self._bar.add_task("beginning", total=None)
         self._bar.start()
 
@@ -25,10 +27,9 @@ class Bar:
         """Move the bar; a step that was evaluated stays as a line."""
         if "event" in row:
             return
-        said = line(row, tokens)
         if "validation_loss" in row:
-            self.note(said)
-        self._bar.update(self._task, total=tokens, completed=row["tokens"], description=said)
+            self.note(line(row, tokens))
+        self._bar.update(self._task, total=tokens, completed=row["tokens"], description=_now(row))
 
     def note(self, text: str) -> None:
         """A line above the bar."""
@@ -37,3 +38,13 @@ class Bar:
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
+
+
+def _now(row: Mapping[str, Any]) -> str:
+    """Short enough to leave the bar some room: `step 11  loss 3.900  2,000 tokens/s (40%)  …`."""
+    load = f"  load {row['expert_load']:.1f}×" if "expert_load" in row else ""
+    return (
+        f"step {row['step']}  loss {row['loss']:.3f}  {row['tokens_per_s']:,.0f} tokens/s "
+        f"({row['mfu']:.0%}){load}  {row['memory'] / 2**30:.1f} GiB  "
+        f"{duration(row['seconds_left'])}"
+    )

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from dsv4.train.override import override
 from dsv4.train.recipe import Recipe, Stage, Text
 
 if TYPE_CHECKING:
+    from dsv4.train.checkpoints import Checkpoints
     from dsv4.train.pretrain import Run
     from dsv4.train.progress import Progress
     from dsv4.train.whole import Whole
@@ -85,6 +86,8 @@ def train(
         if steps is None:
             minutes = MINUTES if minutes is None else minutes
     recipe.check()
+    if minutes is not None and recipe.mesh.strip() != "1":
+        raise ValueError(f"--minutes measures one process, mesh is {recipe.mesh!r}: give tokens=…")
     if dry:
         _print_plan(recipe)
         return
@@ -92,30 +95,32 @@ def train(
 
 
 def _train(recipe: Recipe, out: Path, minutes: float | None, resume: bool) -> None:
+    from dsv4.checkpoint.folder import claimed
     from dsv4.train.parallel.start import joined
 
     whole = joined(recipe.mesh)
-    run = _prepared(recipe, out, minutes, resume, whole)
-    with telling(lambda: run.kept):
-        if not run.train(_progress()):
+    saved, resume = _checked(recipe, out, resume, whole)
+    with claimed(out, "training run") if whole.chief else nullcontext():
+        run = _prepared(recipe, out, minutes, saved, resume, whole)
+        with telling(lambda: run.kept):
+            if not run.train(_progress()):
+                if whole.chief:
+                    note(f"stopped after step {run.step}; {run.kept}")
+                raise typer.Exit(INTERRUPTED)
+            weights = dict(whole.weights(run.trainer.model))
             if whole.chief:
-                note(f"stopped after step {run.step}; {run.kept}")
-            raise typer.Exit(INTERRUPTED)
-        weights = dict(whole.weights(run.trainer.model))
-        if whole.chief:
-            path = export(out, run.recipe, weights)
-            say(f"wrote {path}; talk to it with: dsv4 chat {path}")
+                path = export(out, run.recipe, weights)
+                say(f"wrote {path}; talk to it with: dsv4 chat {path}")
 
 
-def _prepared(recipe: Recipe, out: Path, minutes: float | None, resume: bool, whole: Whole) -> Run:
-    """The run, once everything that can be refused at once has been looked at."""
+def _checked(recipe: Recipe, out: Path, resume: bool, whole: Whole) -> tuple[Checkpoints, bool]:
+    """Refuse at once, before anything is made, what cannot be trained, or not there. The states of
+    the folder, and whether to go on with one."""
     from dsv4.data.bpe import check_vocab
-    from dsv4.train.dial import tokens_for
     from dsv4.train.memory import check_memory
     from dsv4.train.parallel.start import checkpoints_of, restarted
-    from dsv4.train.pretrain import CHECKPOINTS, Run
+    from dsv4.train.pretrain import CHECKPOINTS
     from dsv4.train.sinks import check_sinks
-    from dsv4.train.state import check_same
 
     check_memory(recipe)
     check_sinks(recipe.sinks)
@@ -126,13 +131,30 @@ def _prepared(recipe: Recipe, out: Path, minutes: float | None, resume: bool, wh
     resume = resume or (restarted() and bool(saved.steps()))
     if not resume and saved.steps():
         raise FileExistsError(f"{out} holds a run: --resume continues it, or name a new folder")
+    if resume and not saved.steps():
+        raise FileNotFoundError(f"there is no state in {saved.folder}: start without --resume")
+    check_writable(out)
+    return saved, resume
+
+
+def _prepared(
+    recipe: Recipe,
+    out: Path,
+    minutes: float | None,
+    saved: Checkpoints,
+    resume: bool,
+    whole: Whole,
+) -> Run:
+    from dsv4.train.dial import tokens_for
+    from dsv4.train.pretrain import Run
+    from dsv4.train.state import check_same
+
     state: dict[str, Any] | None = None
     if resume:
         state = saved.newest(lambda line: note(f"note: {line}") if whole.chief else None)
         if minutes is not None:  # they were made tokens when it began
             recipe = dataclasses.replace(recipe, tokens=state["recipe"]["tokens"])
         check_same(saved.file(state["position"]["step"]), state, recipe)
-    check_writable(out)
     for ratio in recipe.untrained() if whole.chief else ():
         note(f"note: no row closes a block of {ratio}: what compresses those keeps its weights")
     begun = "the same command begins again"

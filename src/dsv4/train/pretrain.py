@@ -26,7 +26,7 @@ from dsv4.train.meter import Meter
 from dsv4.train.metrics import Metrics
 from dsv4.train.parallel.sizes import Sizes
 from dsv4.train.progress import Lines, Progress
-from dsv4.train.recipe import Recipe, Text
+from dsv4.train.recipe import Recipe, Stage, Text
 from dsv4.train.schedule import Plan, Position, Step
 from dsv4.train.sinks import Sinks
 from dsv4.train.spike import SpikeDetector
@@ -120,8 +120,7 @@ class Run:
                     row = self.train_step()
                     if row is None:  # it went back
                         continue
-                    if self.step % recipe.evaluate_every == 0 or self.plan.ended(self.position):
-                        row |= self.evaluate(row["stage"])
+                    row |= self._evaluated(row["stage"])
                     self.metrics.append(row)
                     sinks.log(row)
                     self.progress.show(row, self.plan.tokens)
@@ -165,8 +164,20 @@ class Run:
                 row[name] = count
         return row | ({"anticipated": True} if anticipated else {})
 
-    def evaluate(self, stage_number: int = -1) -> dict[str, float]:
-        """The loss on held-out text, with the attention and the rows of a stage."""
+    def _evaluated(self, stage: int) -> dict[str, float]:
+        """What is known of held-out text after a step: now and then, and where a stage ends, there
+        also with the attention of the next one."""
+        ends = self.position.stage != stage
+        if not ends and self.step % self.recipe.evaluate_every:
+            return {}
+        found, dense = self.evaluate(stage), _is_dense(self.plan.stages[stage])
+        if ends and _is_dense(self.plan.stages[min(stage + 1, len(self.plan.stages) - 1)]) != dense:
+            switched = self.evaluate(stage, dense=not dense)
+            found["bits_per_byte_switched"] = switched["bits_per_byte"]
+        return found
+
+    def evaluate(self, stage_number: int = -1, *, dense: bool | None = None) -> dict[str, float]:
+        """The loss on held-out text, with the rows of a stage and its attention, or as `dense`."""
         stage = self.plan.stages[stage_number]
         rows = micro_rows(self.recipe, max(1, stage.batch_tokens // stage.seq_len), stage.seq_len)
         found = evaluate(
@@ -175,7 +186,7 @@ class Run:
             rows=rows,
             seq_len=stage.seq_len,
             tokens=self.recipe.evaluate_tokens,
-            dense=stage.attention != "sparse",
+            dense=_is_dense(stage) if dense is None else dense,
             whole=self.whole,
         )
         if not math.isfinite(found["validation_loss"]):
@@ -276,3 +287,8 @@ class Run:
         self.trainer.begin()
         self.detector = SpikeDetector(self.recipe.stability)
         self.ahead.load_state_dict(self._beginning, self.position)
+
+
+def _is_dense(stage: Stage) -> bool:
+    """Whether CSA layers attend to every entry."""
+    return stage.attention != "sparse"

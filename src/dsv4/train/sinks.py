@@ -1,6 +1,6 @@
 """Where else a run's rows go: trackio, TensorBoard, wandb; each is imported when a run names it.
 
-A service that fails is named once and told no more: no run ends for it.
+A service that fails, whatever it raises, is named once and told no more: no run ends for it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ class Sinks:
         self._say = say
         self._open: dict[str, Sink] = {}
         for name in names:
-            kind = _TensorBoard if name == "tensorboard" else _Service
-            self._open[name] = kind(_module(name), out, recipe)
+            kind, module = _TensorBoard if name == "tensorboard" else _Service, _module(name)
+            try:
+                self._open[name] = kind(module, out, recipe)
+            except Exception as error:  # whatever a service raises, the run goes on
+                self._failed(name, error)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """The numbers of a row."""
@@ -81,9 +84,13 @@ class Sinks:
         for name, sink in list(self._open.items()):
             try:
                 call(sink)
-            except Exception as error:  # whatever a service raises, the run goes on
-                self._say(f"{name} failed and is told no more: {str(error).partition(chr(10))[0]}")
+            except Exception as error:
+                self._failed(name, error)
                 del self._open[name]
+
+    def _failed(self, name: str, error: Exception) -> None:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        self._say(f"{name} failed and is told no more: {reason}")
 
 
 def check_sinks(names: tuple[str, ...]) -> None:

@@ -42,6 +42,9 @@ app.command(cls=Command, short_help="Train a model: by a recipe, by flags, or fo
 app.command("export", cls=Command, short_help="Write a run's newest state as a checkpoint.")(
     runs.export_command
 )
+app.command("plan", cls=Command, short_help="Print what a run would be, on one machine or many.")(
+    runs.plan_command
+)
 app.command("plot", cls=Command, short_help="Draw the curves of runs.")(runs.plot_command)
 app.command("eval", cls=Command, short_help="Evaluate a model: the release's tables, and more.")(
     eval.evaluate

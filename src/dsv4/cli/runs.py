@@ -11,6 +11,8 @@ import typer
 
 from dsv4.cli.streams import note, say
 from dsv4.config import Config
+from dsv4.recipes import NAMES, find
+from dsv4.train.override import override
 from dsv4.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -38,6 +40,32 @@ def export_command(
     held = state["model"]
     path = export(run, recipe, held if isinstance(held, dict) else held.model(), out, config)
     say(f"wrote {path}, the state after step {state['position']['step']}")
+
+
+def plan_command(
+    what: Annotated[str, typer.Argument(help=f"A recipe ({', '.join(NAMES)}, a file NAME.py).")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help='key=value: settings, such as mesh="dp=64 ep=64".')
+    ] = None,
+) -> None:
+    """Print what a run would be: steps, parameters, memory, and on a mesh what each process holds
+    and what a step moves."""
+    recipe = override(find(what), changes or [])
+    recipe.check()
+    print_plan(recipe)
+
+
+def print_plan(recipe: Recipe) -> None:
+    """Print a plan, and what would stop it here."""
+    from dsv4.train.memory import check_memory
+    from dsv4.train.plan import described
+
+    for line in described(recipe):
+        say(line)
+    try:
+        check_memory(recipe)
+    except ValueError as error:
+        note(f"dsv4: {error}")
 
 
 def plot_command(

@@ -14,7 +14,7 @@ import typer
 
 from dsv4.cli.errors import INTERRUPTED
 from dsv4.cli.options import Threads, exclude, set_threads
-from dsv4.cli.runs import check_folder, check_writable, export, prepare
+from dsv4.cli.runs import check_folder, check_writable, export, prepare, print_plan
 from dsv4.cli.streams import note, say
 from dsv4.recipes import NAMES, find, is_recipe
 from dsv4.train.override import override
@@ -89,7 +89,7 @@ def train(
     if minutes is not None and recipe.mesh.strip() != "1":
         raise ValueError(f"--minutes measures one process, mesh is {recipe.mesh!r}: give tokens=…")
     if dry:
-        _print_plan(recipe)
+        print_plan(recipe)
         return
     _train(recipe, folder, minutes, resume)
 
@@ -225,18 +225,6 @@ def _check_minutes(minutes: float | None, steps: int | None) -> None:
 
 
 # ---- what is printed -----------------------------------------------------------------------------
-
-
-def _print_plan(recipe: Recipe) -> None:
-    from dsv4.train.memory import check_memory
-    from dsv4.train.plan import described
-
-    for line in described(recipe):
-        say(line)
-    try:
-        check_memory(recipe)
-    except ValueError as error:
-        note(f"dsv4: {error}")
 
 
 def _progress() -> Progress:

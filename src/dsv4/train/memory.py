@@ -7,6 +7,7 @@ need = kept + buffers + the larger of (activations + backward's own) and the opt
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from dsv4.model.span import QUERY_BLOCK
 from dsv4.ops.native import trainer
 from dsv4.train.loss import CHUNK
 from dsv4.train.optim import takes_muon
+from dsv4.train.parallel.sizes import Sizes
+from dsv4.train.parallel.volume import Held, Volume
 from dsv4.train.recipe import Recipe, Stage
 from dsv4.train.step import micro_rows
 
@@ -51,8 +54,10 @@ class Need:
 
 
 def need(recipe: Recipe) -> Need:
-    """What one step of a run holds at once, in the stage that holds the most."""
-    config = recipe.model_config
+    """What one step of a run holds at once, in the stage that holds the most; in each process."""
+    config, sizes = recipe.model_config, Sizes.parse(recipe.mesh)
+    if sizes.processes > 1:
+        return _share(recipe, Volume(config, sizes).held())
     matrices: Counter[tuple[int, ...]] = Counter()
     rest = buffers = 0
     for name, weight in weights(config).items():
@@ -69,24 +74,37 @@ def need(recipe: Recipe) -> Need:
         weights=F32 * (muon + rest) + buffers,
         gradients=F32 * (muon + rest),
         optimizer=F32 * (muon + 2 * rest),
-        activations=F32 * max(_of_stage(recipe, stage) for stage in recipe.stages),
+        activations=F32 * max(of_stage(recipe, stage) for stage in recipe.stages),
         scratch=F32
         * (muon + 4 * together),  # updates; stacked, scaled, in bfloat16, and the result
     )
 
 
-def _of_stage(recipe: Recipe, stage: Stage) -> int:
+def _share(recipe: Recipe, held: Held) -> Need:
+    """What one process of several needs."""
+    return Need(
+        weights=held.weights + held.buffers,
+        gradients=held.gradients,
+        optimizer=held.muon + held.adamw,
+        activations=held.gathered + F32 * max(of_stage(recipe, each) for each in recipe.stages),
+        scratch=3 * held.muon,  # updates, slices that leave, matrices that are owned
+    )
+
+
+def of_stage(recipe: Recipe, stage: Stage) -> int:
+    """Numbers that a process keeps for the backward of a stage, and its batch."""
+    sizes = Sizes.parse(recipe.mesh)
     rows = micro_rows(recipe, max(1, stage.batch_tokens // stage.seq_len), stage.seq_len)
     kept = activations(
         recipe.model_config,
-        rows,
+        -(-rows // sizes.dp),
         stage.seq_len,
         recompute=recipe.recompute,
         dense=stage.attention != "sparse",
     )
     whole = max(1, stage.batch_tokens // stage.seq_len) * stage.seq_len
     batch = 4 * 2 * whole  # ids and targets, int64
-    return kept + batch
+    return kept // sizes.cp + batch
 
 
 def activations(
@@ -138,7 +156,8 @@ def _layer(c: Config, kind: LayerKind, n: int, dense: bool) -> int:
 
 def check_memory(recipe: Recipe) -> None:
     """Raises ValueError, in one line, if the machine has less memory than the run needs."""
-    found, have = need(recipe), machine_memory()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun on this machine
+    found, have = need(recipe), machine_memory() // here
     if found.total <= have:
         return
     parts = {
@@ -152,7 +171,7 @@ def check_memory(recipe: Recipe) -> None:
     remedy = "micro_tokens or seq_len, or set recompute" if fits else "model"
     raise ValueError(
         f"training needs {_gib(found.total)} GiB of memory ({listed}), this machine has "
-        f"{_gib(have)}: choose a smaller {remedy}"
+        f"{_gib(have)}{' for each process' if here > 1 else ''}: choose a smaller {remedy}"
     )
 
 

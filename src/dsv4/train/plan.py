@@ -9,10 +9,13 @@ import torch
 from dsv4.machine import machine_memory
 from dsv4.model.transformer import Transformer
 from dsv4.train.flops import active_parameters, flops_per_token
-from dsv4.train.memory import need
+from dsv4.train.memory import F32, need, of_stage
 from dsv4.train.optim import groups_table
+from dsv4.train.parallel.sizes import Sizes
+from dsv4.train.parallel.volume import Volume
 from dsv4.train.recipe import Recipe
 from dsv4.train.schedule import Plan, Step
+from dsv4.train.step import micro_rows
 
 GIB = 2**30
 
@@ -31,6 +34,7 @@ def described(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield groups_table(model, config)
     yield ""
+    yield from mesh_table(recipe)
     found = need(recipe)
     parts = {
         "weights": found.weights,
@@ -39,10 +43,40 @@ def described(recipe: Recipe) -> Iterator[str]:
         "activations": found.activations,
         "update": found.scratch,
     }
+    each = "of a process " if Sizes.parse(recipe.mesh).processes > 1 else ""
     yield (
-        f"memory {found.total / GIB:,.1f} GiB of {machine_memory() / GIB:,.1f} here: "
+        f"memory {each}{found.total / GIB:,.1f} GiB of {machine_memory() / GIB:,.1f} here: "
         + ", ".join(f"{name} {nbytes / GIB:,.1f}" for name, nbytes in parts.items())
     )
+
+
+def mesh_table(recipe: Recipe) -> Iterator[str]:
+    """What one of the processes holds, and for each stage what it moves in a step."""
+    sizes, config = Sizes.parse(recipe.mesh), recipe.model_config
+    if sizes.processes == 1:
+        return
+    volume = Volume(config, sizes)
+    held = vars(volume.held())
+    yield f"mesh {sizes}, {sizes.processes} processes; GiB that the fullest one holds"
+    yield "  " + "".join(f"{name:>12}" for name in (*held, "total"))
+    yield "  " + "".join(f"{n / GIB:12,.3f}" for n in (*held.values(), sum(held.values())))
+    yield "GiB that one moves in a step (gathered and scattered: weights, gradients), and activations"
+    names = ("rows", "pieces", "gathered", "scattered", "experts", "columns", "muon", "total")
+    names = (*names, "activations")
+    yield "  stage" + "".join(f"{name:>12}" for name in names)
+    for number, stage in enumerate(Plan(recipe).stages):
+        rows = max(1, stage.batch_tokens // stage.seq_len)
+        micros = -(-rows // micro_rows(recipe, rows, stage.seq_len))
+        learns = stage.attention != "dense"
+        moved = volume.moved(
+            rows, stage.seq_len, micros=micros, index=learns, recompute=recipe.recompute
+        )
+        sums = [*vars(moved).values()]
+        sums += [sum(sums), F32 * of_stage(recipe, stage)]
+        numbers = "".join(f"{n / GIB:12,.3f}" for n in sums)
+        yield f"  {number:<5}{rows:12,}{micros:12,}{numbers}"
+    yield f"the busiest owner orthogonalises {volume.balance():.2f} of the mean"
+    yield ""
 
 
 def stages_table(recipe: Recipe) -> Iterator[str]:

@@ -60,9 +60,9 @@ def mesh_table(recipe: Recipe) -> Iterator[str]:
     yield f"mesh {sizes}, {sizes.processes} processes; GiB that the fullest one holds"
     yield "  " + "".join(f"{name:>12}" for name in (*held, "total"))
     yield "  " + "".join(f"{n / GIB:12,.3f}" for n in (*held.values(), sum(held.values())))
-    yield "GiB that one moves in a step (gathered and scattered: weights, gradients), and activations"
-    names = ("rows", "pieces", "gathered", "scattered", "experts", "columns", "muon", "total")
-    names = (*names, "activations")
+    yield "GiB that one moves in a step (gathered: weights; scattered: gradients), and activations"
+    names = ["rows", "pieces", "gathered", "scattered", "experts", "columns", "muon", "total"]
+    names.append("activations")
     yield "  stage" + "".join(f"{name:>12}" for name in names)
     for number, stage in enumerate(Plan(recipe).stages):
         rows = max(1, stage.batch_tokens // stage.seq_len)

@@ -64,7 +64,7 @@ def test_the_reasons_of_a_miss(make_engine, ask):
     )
     assert ask(engine, ids, max_tokens=2).wait().usage.missed == ""
     early = ask(engine, [*ids[:300], 5, 6, 7], max_tokens=2).wait().usage
-    assert early.cached == 0 and early.missed.startswith("policy: 256 tokens are known")
+    assert early.cached == 0 and early.missed.startswith("policy: 300 tokens are known")
     late = ask(engine, [*ids[:550], 5, 6, 7], max_tokens=2).wait().usage
     assert late.cached == 550 and late.missed == "token 550 is the first that is not known"
 

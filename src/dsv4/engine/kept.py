@@ -6,6 +6,7 @@ for the latest SHARE of the memory alone, so that old conversations do not keep 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +23,8 @@ class Page:
     key: bytes
     number: int
     depth: int  # pages before it
+    before: bytes  # key of these
+    tokens: array[int]
     hits: int = 0
     used: int = 0
 

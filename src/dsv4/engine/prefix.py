@@ -27,6 +27,7 @@ from typing import NamedTuple
 from dsv4.config import Config, LayerKind
 from dsv4.engine import snapshot
 from dsv4.engine.kept import SHARE, Page, State, retire, worth
+from dsv4.engine.pages import Pages, common
 from dsv4.engine.pool import Pool
 from dsv4.engine.shelf import Heading, Shelf
 from dsv4.model.cache import SequenceState
@@ -77,7 +78,7 @@ class PrefixCache:
         self.pool, self.period, self.state_bytes = pool, period, state_bytes
         self.replay, self.shelf = replay_tokens(pool.stores.config), shelf
         self._root = hashlib.blake2b(identity, digest_size=16).digest()
-        self._pages: dict[bytes, Page] = {}
+        self._pages = Pages(pool.page_tokens)
         self._states: dict[bytes, list[State]] = {}
         self._ghosts: OrderedDict[bytes, None] = OrderedDict()
         self._held_bytes = 0
@@ -98,32 +99,22 @@ class PrefixCache:
     def find(self, ids: Sequence[int]) -> Found:
         """The most that can be reused of a prompt, of which one token at least is read."""
         size, keys = self.pool.page_tokens, self.keys(ids)
-        pages = self._walk(keys)
+        pages = self._pages.walk(keys)
         if self.shelf is not None:
             self._fetch(self.shelf, keys, ids, pages)
-            pages = self._walk(keys)
-        best, chosen, known = 0, None, len(pages) * size
+            pages = self._pages.walk(keys)
+        best, chosen, known = 0, None, self._pages.known(keys, len(pages), ids)
         for depth in range(len(pages), -1, -1):
             for state in self._states.get(keys[depth], ()):
-                common = _common(state.tokens, ids, state.base)
-                known = max(known, state.base + common)
-                length = min(state.base + common, state.kept.length, len(ids) - 1)
+                until = state.base + common(state.tokens, ids, state.base)
+                known = max(known, until)
+                length = min(until, state.kept.length, len(ids) - 1)
                 if length > best and length >= state.kept.length - state.kept.back:
                     best, chosen = length, state
         if chosen is None and not self.period:
             whole = min(len(pages), (len(ids) - 1) // size)
             best, pages = max(0, whole * size - self.replay), pages[:whole]
         return Found(best, chosen, pages, self._missed(best, known, keys, pages, ids))
-
-    def _walk(self, keys: list[bytes]) -> list[Page]:
-        """The pages in memory that a prompt begins with."""
-        pages: list[Page] = []
-        for key in keys[1:]:
-            page = self._pages.get(key)
-            if page is None:
-                break
-            pages.append(page)
-        return pages
 
     def _fetch(
         self, shelf: Shelf, keys: list[bytes], ids: Sequence[int], pages: list[Page]
@@ -133,26 +124,29 @@ class PrefixCache:
         for page in pages:
             page.used = self._clock
         for depth in range(len(pages), len(keys) - 1):
-            if not self._fetch_page(shelf, keys[depth + 1], depth):
+            if not self._fetch_page(shelf, keys[depth : depth + 2], depth, ids):
                 break
-        known = len(self._walk(keys))
+        known = len(self._pages.walk(keys))
         for depth in range(known, -1, -1):
             mine = {(s.kept.length, s.tokens) for s in self._states.get(keys[depth], ())}
             for heading in shelf.headings(keys[depth]):
-                common = heading.base + _common(heading.tokens, ids, heading.base)
-                covers = min(common, heading.length, len(ids) - 1) >= heading.length - heading.back
+                until = heading.base + common(heading.tokens, ids, heading.base)
+                covers = min(until, heading.length, len(ids) - 1) >= heading.length - heading.back
                 if covers and (heading.length, heading.tokens) not in mine:
                     self._fetch_state(shelf, keys[depth], heading)
 
-    def _fetch_page(self, shelf: Shelf, key: bytes, depth: int) -> bool:
-        """Whether the page of a key is in memory, from disk if need be."""
-        if key in self._pages:
+    def _fetch_page(
+        self, shelf: Shelf, keys: Sequence[bytes], depth: int, ids: Sequence[int], base: int = 0
+    ) -> bool:
+        """Whether a page is in memory, from disk if need be: see `Pages.add`."""
+        key = keys[-1]
+        if self._pages.get(key) is not None:
             return True
         stored = shelf.page(key)
         if stored is None:
             return False
         number, end = stored
-        self._pages[key] = Page(key, number, depth, used=self._clock)
+        self._pages.add(keys, number, depth, ids, base).used = self._clock
         if end is not None and self.period:
             self._add_state(State(key, (depth + 1) * self.pool.page_tokens, (), (), end))
         return True
@@ -160,11 +154,12 @@ class PrefixCache:
     def _fetch_state(self, shelf: Shelf, key: bytes, heading: Heading) -> None:
         size = self.pool.page_tokens
         depth = heading.base // size
-        own = self.keys(heading.tokens, key)[1:]
-        if not all(self._fetch_page(shelf, k, depth + n) for n, k in enumerate(own)):
-            return
-        numbers = [self._pages[k].number for k in own if k in self._pages]
-        if len(numbers) < len(own):  # pushed out by the others
+        keys, ids, base = self.keys(heading.tokens, key), heading.tokens, heading.base
+        for n in range(len(keys) - 1):
+            if not self._fetch_page(shelf, keys[n : n + 2], depth + n, ids, base):
+                return
+        numbers = [page.number for page in self._pages.walk(keys)]
+        if len(numbers) < len(keys) - 1:  # pushed out by the others
             return
         self.pool.share(numbers)
         stored = shelf.state(heading)
@@ -237,7 +232,7 @@ class PrefixCache:
         self._clock += 1
         length = sequence.length
         keys = self.keys(ids[:length])
-        self._keep_pages(keys, sequence)
+        self._keep_pages(keys, ids, sequence)
         if length and self.period:
             self._keep_state(keys, ids, sequence, length, wide=True)
         if self.shelf is not None:
@@ -248,9 +243,10 @@ class PrefixCache:
         size = self.pool.page_tokens
         for depth, key in enumerate(keys):
             states = self._states.get(key, ())
-            if depth:
+            page = self._pages.get(key)
+            if page is not None:
                 ends = [s.kept for s in states if not s.tokens and s.base == depth * size]
-                shelf.keep_page(key, self._pages[key].number, ends[0] if ends else None)
+                shelf.keep_page(key, page.number, ends[0] if ends else None)
             for state in states:
                 if state.tokens and state.used == self._clock:
                     whole = state.kept.length % size == 0
@@ -263,19 +259,19 @@ class PrefixCache:
             return
         self._clock += 1
         keys = self.keys(ids[: sequence.length])
-        self._keep_pages(keys, sequence)
+        self._keep_pages(keys, ids, sequence)
         oldest = max(sequence.oldest(self.pool.stores.config.sliding_window), since + 1)
         first = -(-oldest // self.period) * self.period
         for length in range(first, sequence.length + 1, self.period):
             self._keep_state(keys, ids, sequence, length, wide=False)
 
-    def _keep_pages(self, keys: list[bytes], sequence: SequenceState) -> None:
+    def _keep_pages(self, keys: list[bytes], ids: Sequence[int], sequence: SequenceState) -> None:
         for depth, key in enumerate(keys[1:]):
             page = self._pages.get(key)
             if page is None:
                 number = sequence.pages[depth]
                 self.pool.share([number])
-                page = self._pages[key] = Page(key, number, depth)
+                page = self._pages.add(keys[depth : depth + 2], number, depth, ids)
                 self._ghosts.pop(key, None)
             page.used = self._clock
 
@@ -310,10 +306,10 @@ class PrefixCache:
         before = self.pool.free_pages
         goal = before + max(wanted, self.pool.stores.pages // 64)  # not one by one
         progress = True
-        retire(self._pages.values(), lambda page: 1, SHARE * self.pool.stores.pages)
+        retire(self._pages.all(), lambda page: 1, SHARE * self.pool.stores.pages)
         while progress and self.pool.free_pages < goal:
             progress = False
-            everything: list[Page | State] = [*self._all_states(), *self._pages.values()]
+            everything: list[Page | State] = [*self._all_states(), *self._pages.all()]
             for kept in sorted(everything, key=worth):
                 if self.pool.free_pages >= goal:
                     break
@@ -338,7 +334,7 @@ class PrefixCache:
         """Forget all."""
         for state in list(self._all_states()):
             self._drop_state(state)
-        for page in list(self._pages.values()):
+        for page in list(self._pages.all()):
             self._drop_page(page)
 
     def _all_states(self) -> Iterator[State]:
@@ -354,7 +350,7 @@ class PrefixCache:
         self.counters.evicted_states += 1
 
     def _drop_page(self, page: Page) -> None:
-        del self._pages[page.key]
+        self._pages.remove(page)
         self.pool.give([page.number])
         self.counters.evicted_pages += 1
         self._ghosts[page.key] = None
@@ -379,11 +375,3 @@ def replay_tokens(config: Config) -> int:
     tail = max(halves[kind] * ratio for kind, ratio in ratios)
     window = config.sliding_window
     return (config.num_hidden_layers - 1) * (window - 1) + max(window, tail)
-
-
-def _common(tokens: Sequence[int], ids: Sequence[int], base: int) -> int:
-    """How many of a state's tokens stand in the prompt from `base` on."""
-    for n, token in enumerate(tokens):
-        if base + n >= len(ids) or ids[base + n] != token:
-            return n
-    return len(tokens)

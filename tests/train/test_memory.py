@@ -47,14 +47,14 @@ def test_activations_are_estimated_from_above(make_config, changes, batch, seq_l
     for index in (False, True):
         found = kept_by_autograd(config, batch, seq_len, index)
         estimate = 4 * memory.activations(config, batch, seq_len)
-        assert found < estimate < 1.7 * found  # the backward's own tensors come on top
+        assert found < estimate < 2 * found  # the backward's own tensors come on top
 
 
 def test_micro_batches_and_recomputation_need_less(make_config):
     config = make_config()
     whole = memory.need(recipe(64, 64, config=config)).activations
     assert memory.need(recipe(64, 64, config=config, micro_tokens=256)).activations < whole / 8
-    assert memory.need(recipe(64, 64, config=config, recompute=True)).activations < whole / 2
+    assert memory.need(recipe(64, 64, config=config, recompute=True)).activations < 0.7 * whole
 
 
 def test_what_is_kept_is_counted_exactly(make_config):

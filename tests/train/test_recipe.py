@@ -73,6 +73,8 @@ def test_words_change_a_recipe():
     assert {stage.batch_tokens for stage in found.stages} == {8192}
     assert found.stages[2].lr is None and found.model_config.hidden_size == 128
     assert Recipe.from_dict(found.to_dict()) == found
+    found = override(found, ["text=a/b,c", "text.weight=2", "text.1.epochs=3", "text.0.weight=1"])
+    assert found.text == (Text(folder="a/b", weight=1.0), Text(folder="c", weight=2.0, epochs=3.0))
 
 
 @pytest.mark.parametrize(

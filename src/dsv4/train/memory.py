@@ -140,14 +140,14 @@ def _layer(c: Config, kind: LayerKind, n: int, dense: bool) -> int:
     attention = 3 * c.num_attention_heads * channels + 2 * c.q_lora_rank + 3 * channels
     attention += c.o_groups * c.o_lora_rank
     if kind is LayerKind.CSA:
-        if not dense and entries > c.index_topk:
-            attention += c.index_topk * channels  # each query's own entries, gathered
+        if not dense and entries > c.index_topk:  # each query's own entries: gathered, or named
+            attention += c.index_topk * (2 if native else channels)
         attention += 6 * channels + 4 * c.index_n_heads * c.index_head_dim
         attention += entries * (c.index_n_heads + 4)  # scores, compared with attention
         entries = entries if dense else min(entries, c.index_topk)
     elif kind is LayerKind.HCA:
         attention += 4 * channels
-    attention += c.num_attention_heads * (keys + entries)
+    attention += c.num_attention_heads * (1 if native else keys + entries)
     k, i = c.num_experts_per_tok, c.moe_intermediate_size
     routed = k * (2 * i + 7) + d if native else k * (2 * d + 5 * i + 7)
     experts = routed + 6 * i + d + 2 * c.n_routed_experts

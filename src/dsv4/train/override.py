@@ -1,7 +1,8 @@
 """`key=value` on the command line → a changed recipe: typed, checked, and told what was meant.
 
 Keys are fields of Recipe, with dots into what they hold: lr, stages.1.tokens, stability.window,
-config.hidden_size. Of several stages or texts, `stages.tokens` means every one.
+config.hidden_size. Of several stages or texts, `stages.tokens` means every one; `text=FOLDER` (or
+several, with commas) is all the text.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsv4.config import Config
-from dsv4.train.recipe import Recipe
+from dsv4.train.recipe import Recipe, Text
 
 NOTHING = ("none", "null")
 SWITCH = {"true": True, "yes": True, "on": True, "1": True}
@@ -39,8 +40,10 @@ def _put(own: Any, path: list[str], text: str, key: str) -> Any:
     if name not in kinds:
         raise ValueError(f"{key}: there is no such setting{nearest(name, kinds)}")
     value, kind = getattr(own, name), kinds[name]
-    if isinstance(value, Mapping):
-        changed: Any = {**value, **_field(rest, text, key)}
+    if name == "text" and not rest:
+        changed: Any = tuple(Text(folder=folder) for folder in text.split(",") if folder)
+    elif isinstance(value, Mapping):
+        changed = {**value, **_field(rest, text, key)}
     elif isinstance(value, tuple) and dataclasses.is_dataclass(typing.get_args(kind)[0]):
         changed = _put_each(value, rest, text, key)
     elif dataclasses.is_dataclass(value):

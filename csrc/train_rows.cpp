@@ -86,6 +86,33 @@ void train_rows_back(const Rows& s, const float* x, const float* slope, float* t
   }
 }
 
+// A row is read from memory once: it stays in the second cache between the passes.
+void train_surprise(int64_t rows, int64_t words, const int64_t* targets, float factor, float* logits,
+                    float* losses) {
+  Pool::instance().run(rows, 1, [&](int64_t row, int) {
+    float* line = logits + row * words;
+    v16 top = splat(-INFINITY), total = zero();
+    int64_t i = 0;
+    for (; i + LANES <= words; i += LANES) top = maximum(top, load(line + i));
+    float highest = top[0];
+    for (int l = 1; l < LANES; ++l) highest = std::max(highest, top[l]);
+    for (; i < words; ++i) highest = std::max(highest, line[i]);
+    for (i = 0; i + LANES <= words; i += LANES) total += exponential(load(line + i) - highest);
+    float sums = sum(total);
+    for (; i < words; ++i) sums += exponential(splat(line[i] - highest))[0];
+    const float level = highest + std::log(sums);
+    const bool real = targets[row] >= 0;
+    losses[row] = real ? level - line[targets[row]] : 0.0f;
+    if (factor == 0) return;
+    const v16 scale = splat(real ? factor : 0.0f);
+    for (i = 0; i < words; i += LANES) {
+      const v16 p = exponential(read_some(line + i, words - i) - level);
+      write_some(line + i, p * scale, words - i);
+    }
+    if (real) line[targets[row]] -= factor;
+  });
+}
+
 // Per channel: y = Σ_t softmax_t(scores) · values, values and scores [blocks, depth, c].
 void train_pool(int64_t blocks, int64_t depth, int64_t c, const float* values, const float* scores,
                 float* y) {

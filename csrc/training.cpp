@@ -301,6 +301,22 @@ void define_rows(nb::module_& m) {
   }, strict("x"), strict("weight").none(), strict("angles").none(), nb::arg("together"),
      nb::arg("eps").none(), nb::arg("back"), strict("slope"), strict("to_x"),
      strict("to_weight").none());
+  m.def("surprise", [](Floats logits, Table targets, float factor, Floats losses) {
+    require_shape("logits", shape_of(logits), {-1, -1});
+    const Shape s = shape_of(logits);
+    require_shape("targets", shape_of(targets), {s[0]});
+    require_shape("losses", shape_of(losses), {s[0]});
+    for (int64_t i = 0; i < s[0]; ++i) {
+      if (targets.data()[i] >= s[1]) {
+        throw std::invalid_argument("target " + std::to_string(targets.data()[i]) + " of " +
+                                    std::to_string(s[1]));
+      }
+    }
+    alone([&] {
+      kernels()->training.surprise(s[0], s[1], targets.data(), factor, logits.data(),
+                                   losses.data());
+    });
+  }, strict("logits"), strict("targets"), nb::arg("factor"), strict("losses"));
   m.def("pool", [](Floats values, Floats scores, Floats y) {
     require_shape("values", shape_of(values), {-1, -1, -1});
     const Shape s = shape_of(values);

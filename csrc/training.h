@@ -82,6 +82,9 @@ struct TrainingKernels {
                       float* to_window, float* to_entries, float* to_sink);
   void (*rows)(const Rows&, const float* x, float* y);
   void (*rows_back)(const Rows&, const float* x, const float* slope, float* to_x, float* to_weight);
+  // Logits [rows, words] become slopes of Σ losses · factor (none wanted: 0); a target below 0 is none
+  void (*surprise)(int64_t rows, int64_t words, const int64_t* targets, float factor, float* logits,
+                   float* losses);
   // ops/compress.py: values and scores [blocks, depth, c] → y [blocks, c]
   void (*pool)(int64_t blocks, int64_t depth, int64_t c, const float* values, const float* scores,
                float* y);

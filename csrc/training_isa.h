@@ -26,6 +26,8 @@ void train_attend_back(const SparseAttention&, const float* levels, const float*
 
 void train_rows(const Rows&, const float* x, float* y);
 void train_rows_back(const Rows&, const float* x, const float* slope, float* to_x, float* to_weight);
+void train_surprise(int64_t rows, int64_t words, const int64_t* targets, float factor, float* logits,
+                    float* losses);
 void train_pool(int64_t blocks, int64_t depth, int64_t c, const float* values, const float* scores,
                 float* y);
 void train_pool_back(int64_t blocks, int64_t depth, int64_t c, const float* values,

@@ -19,6 +19,7 @@ from dsv4.model.moe import Gate
 from dsv4.model.study import Study
 from dsv4.model.transformer import Transformer
 from dsv4.ops.products import add_product, multiply
+from dsv4.ops.surprise import surprise
 from dsv4.train.data import IGNORE, Batch
 from dsv4.train.whole import WHOLE, Whole
 
@@ -41,16 +42,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for first in range(0, rows.shape[0], CHUNK):
             part, target = rows[first : first + CHUNK], targets[first : first + CHUNK]
             logits = multiply(part, table.T, low=low)  # [chunk, vocab], float32
-            real, gold = target != IGNORE, target.clamp(min=0).unsqueeze(1)
-            norm = logits.logsumexp(1, keepdim=True)
-            total += ((norm - logits.gather(1, gold)).squeeze(1) * real).sum()
+            factor = 1 / count if wanted else None
+            total += surprise(logits, target, factor)  # logits are their slopes from here on
             if grad_hidden is None or grad_weight is None:
                 continue
-            slope = logits.sub_(norm).exp_()
-            slope.scatter_add_(1, gold, slope.new_full(gold.shape, -1.0))
-            slope.mul_(real.unsqueeze(1) / count)
-            multiply(slope, table, low=low, out=grad_hidden[first : first + CHUNK])
-            add_product(grad_weight, slope.T, part, low=low)
+            multiply(logits, table, low=low, out=grad_hidden[first : first + CHUNK])
+            add_product(grad_weight, logits.T, part, low=low)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total / count
@@ -59,7 +56,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         to_hidden, to_weight = ctx.dtypes
-        by_hidden, by_weight = grad_hidden * grads[0], grad_weight * grads[0]
+        by_hidden, by_weight = grad_hidden, grad_weight
+        if grads[0] != 1:
+            by_hidden, by_weight = grad_hidden * grads[0], grad_weight * grads[0]
         return by_hidden.to(to_hidden), by_weight.to(to_weight), None, None, None
 
 

@@ -41,8 +41,9 @@ def ask(url, **more):
     return httpx.post(f"{url}/v1/chat/completions", json=body | more, timeout=60)
 
 
-def test_it_answers_and_ends_at_a_signal():
+def test_it_answers_and_ends_at_a_signal(tmp_path):
     options = ("--name", "m", "--name", "other", "--no-thinking", "--api-key", "k")
+    options += ("--cache", str(tmp_path), "--cache-per-hour", "1KiB", "--period", "256")
     with serving(*options, "--revision", "2026-07") as (process, name, url):
         assert name == "m" and ask(url).status_code == 401
         headers = {"Authorization": "Bearer k"}
@@ -60,6 +61,7 @@ def test_it_answers_and_ends_at_a_signal():
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, -signal.SIGTERM)
         assert process.stderr.read() == ""
+    assert list(tmp_path.glob("*.sqlite")) and not list(tmp_path.rglob("*.state"))  # 1 KiB
 
 
 def test_ctrl_c_finishes_what_runs():
@@ -86,6 +88,8 @@ def test_ctrl_c_finishes_what_runs():
         (["--memory", "x"], "--memory x: must be a size"),
         (["nowhere"], "nowhere"),
         (["--revision", "2020-01"], "2020-01"),
+        (["--period", "100"], "period = 100: must be a multiple of 128"),
+        (["--cache-per-hour", "1GiB"], "name it with --cache"),
     ],
 )
 def test_what_is_refused(options, said):

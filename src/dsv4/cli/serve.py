@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY = "DSV4_API_KEY"
 SLOTS = 32
+
+
+class Kept(NamedTuple):
+    """Where prefixes are kept, in how many bytes, of which so many are written in an hour; tokens
+    between their states."""
+
+    folder: Path | None
+    size: int
+    per_hour: int | None
+    period: int | None
 
 
 def serve(
@@ -98,7 +108,24 @@ def serve(
         Path | None,
         typer.Option(help="Keep prefixes in this folder, too.", show_default="in memory alone"),
     ] = None,
-    cache_size: Annotated[str, typer.Option(help="The most that the folder may hold.")] = "8GiB",
+    cache_size: Annotated[
+        str | None, typer.Option(help="The most that the folder may hold.", show_default="8GiB")
+    ] = None,
+    cache_per_hour: Annotated[
+        str | None,
+        typer.Option(
+            help="The most that is written to the folder in an hour.", show_default="no bound"
+        ),
+    ] = None,
+    period: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens between two places where a known prefix can be gone on from: more is less"
+            " memory and more that is read again; 0 keeps none.",
+            show_default="a page, 128",
+            min=0,
+        ),
+    ] = None,
     draft: Annotated[
         float | None,
         typer.Option(
@@ -136,7 +163,14 @@ def serve(
     from dsv4.server.settings import Settings
 
     state = None if memory is None else parse_size(memory, "--memory")
-    on_disk = parse_size(cache_size, "--cache-size")
+    if cache is None and (cache_size or cache_per_hour):
+        raise ValueError("--cache-size and --cache-per-hour are a folder's: name it with --cache")
+    kept = Kept(
+        cache,
+        parse_size(cache_size or "8GiB", "--cache-size"),
+        None if cache_per_hour is None else parse_size(cache_per_hour, "--cache-per-hour"),
+        period,
+    )
     settings = Settings(
         any_model=any_model,
         thinking=thinking,
@@ -151,6 +185,7 @@ def serve(
         note(f"dsv4: whoever reaches {host} can use this server: {KEY} would ask for a key")
     if backend:
         here = {"slots": slots != SLOTS, "memory": memory, "draft": draft is not None}
+        here |= {"period": period is not None, "cache_per_hour": cache_per_hour}
         here |= {"dtype": dtype, "mode": mode, "max_resident": max_resident, "copy": copy}
         leave_out("--backend", "computes elsewhere", here | {"threads": threads})
         urls = addresses(backend)
@@ -170,7 +205,7 @@ def serve(
     )
     listening = listen(host, port)
     of_model = b"" if cache is None else identity(loading.folder)
-    engine = _engine(model, tokenizer, slots, state, queue, cache, on_disk, of_model, draft)
+    engine = _engine(model, tokenizer, slots, state, queue, kept, of_model, draft)
     _run(engine, tokenizer, settings, listening, grace)
 
 
@@ -180,8 +215,7 @@ def _engine(
     slots: int,
     memory: int | None,
     queue: int,
-    cache: Path | None,
-    on_disk: int,
+    kept: Kept,
     identity: bytes,
     draft: float | None,
 ) -> Engine:
@@ -196,8 +230,10 @@ def _engine(
         slots=slots,
         memory=memory,
         queue=queue,
-        folder=cache,
-        folder_bytes=on_disk,
+        period=kept.period,
+        folder=kept.folder,
+        folder_bytes=kept.size,
+        folder_bytes_per_hour=kept.per_hour,
         identity=identity,
         draft=draft,
     )

@@ -70,6 +70,23 @@ def test_a_recipe_from_its_file_to_a_model_and_a_picture(recipe_file, tmp_path):
     assert_refused(call("plot", tmp_path / "none"), "holds no metrics.jsonl")
 
 
+def test_a_run_at_work_is_exported(make_recipe, tmp_path):  # noqa: F811
+    from dsv4.train.pretrain import Run
+
+    out, exported = tmp_path / "run", []
+    out.mkdir()
+    run = Run(make_recipe(steps=5, save_every=2, keep=1, evaluate_every=1), out)
+
+    def at_work(line):
+        if run.step in (3, 5):
+            done = call("export", out, tmp_path / f"model {run.step}")
+            exported.append(done.output)
+
+    assert run.train(at_work)
+    assert ["after step 2" in exported[0], "after step 4" in exported[1]] == [True, True]
+    assert dsv4.load(tmp_path / "model 3").config.hidden_size == 32
+
+
 def test_a_plan_is_printed_and_nothing_is_made(recipe_file, tmp_path):
     stages = [{"attention": "dense", "tokens": 256}, {"attention": "indexer", "tokens": 128}]
     done = call("train", recipe_file(stages=stages), "--dry", "--out", tmp_path / "run")

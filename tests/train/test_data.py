@@ -1,6 +1,8 @@
 """Batches as tensors: the same from a position whenever asked for, also by a forked loader."""
 
+import json
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,6 +30,23 @@ def test_weights_of_folders_are_spread_over_their_sources(folder, tmp_path):
     assert [source.epochs for source in both.sources] == [None, 2]
     assert [source.name for source in both.sources] == ["one/words", f"{folder.name}/words"]
     assert [source.name for source in feed(folder).sources] == ["words"]
+
+
+def test_a_stage_leaves_out_short_documents(folder, run):
+    """From any position, and back: what rests keeps its place."""
+    lengths = [b - a for a, b in pairwise(feed(folder).sources[0].file.offsets.tolist())]
+    least = sorted(lengths)[len(lengths) // 2]
+    one, other = feed(folder), feed(folder)
+    one.next(4, 64)
+    long = one.next(4, 64, least)
+    whole = {length for row in long.documents for length in row}
+    assert whole and min(whole) >= least
+    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    for what in ((2, 64, least), (2, 64, 0), (2, 64, least)):
+        assert torch.equal(other.next(*what).ids, one.next(*what).ids)
+    with pytest.raises(DataError, match=r"no document has 999 tokens: lower stages.least"):
+        run(stages=[{}, {"least": 999}])
+    assert run(stages=[{"least": least}]).train_step()
 
 
 def feed(folder, seed=0, vocab=400):

@@ -147,9 +147,9 @@ def test_a_batch_that_is_a_spike_again_is_passed_over(run, monkeypatch):
     bad = None
     fetch = one.feed.next
 
-    def poisoned(size, seq_len):
+    def poisoned(*what):
         nonlocal bad
-        batch = fetch(size, seq_len)
+        batch = fetch(*what)
         if bad is None and one.step == 8 and not one.history.rollbacks:
             bad = batch.ids.clone()
         if bad is not None and torch.equal(batch.ids, bad):

@@ -52,9 +52,10 @@ class Ahead:
 
     def _fetch(self, at: Position) -> Fetched:
         step, before = self.plan.step(at), self.feed.state_dict()
+        what = step.rows, step.stage.seq_len, step.stage.least
         if at.step in self.skipped:
-            self.feed.next(step.rows, step.stage.seq_len)
-        return Fetched(self.feed.next(step.rows, step.stage.seq_len), None, before)
+            self.feed.next(*what)
+        return Fetched(self.feed.next(*what), None, before)
 
     def _after(self, at: Position, steps: int) -> Position:
         for _ in range(steps):

@@ -71,7 +71,13 @@ class Checkpoints:
         """The newest state that is whole. Raises TrainingError if there is none."""
         if not self.steps():
             raise TrainingError(f"there is no state in {self.folder}: start without --resume")
-        return self._first(self.steps()[::-1], say)
+        steps = self.steps()
+        try:
+            return self._first(steps[::-1], say)
+        except TrainingError:
+            if self.steps() == steps:
+                raise
+            return self.newest(say)  # a run at work has written another, and removed these
 
     def before(self, step: int, say: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest regular state of at most `step`, else the oldest; None if there is none."""

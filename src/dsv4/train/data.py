@@ -56,22 +56,43 @@ class Feed:
     """
 
     def __init__(self, texts: Sequence[Text], *, seed: int, eos: int, vocab: int):
-        self.eos = eos
+        self.eos, self.seed, self.least = eos, seed, 0
         self.sources = _sources(texts, "train", vocab)
         self.held_out = {one.name: one.file for one in _sources(texts, "validation", vocab)}
-        self.mixture = Mixture(self.sources, seed=seed, pad=eos)
+        self.mixture = self.mixed(0)
+        self._resting: dict[str, Any] = {}  # positions in sources that are not mixed now
 
-    def next(self, rows: int, seq_len: int) -> Batch:
-        """The next batch. Raises DataError where the texts end or a file was cut short."""
+    def next(self, rows: int, seq_len: int, least: int = 0) -> Batch:
+        """The next batch, of documents of `least` tokens and more. Raises DataError where the texts
+        end or a file was cut short."""
+        if least != self.least:
+            self.load_state_dict(self.state_dict() | {"least": least})
         return batch_of(self.mixture.next(rows, seq_len))
+
+    def mixed(self, least: int) -> Mixture:
+        """The sources that hold documents of so many tokens. Raises DataError if none does."""
+        chosen = [
+            replace(source, least=max(least, source.least or 0)) if least else source
+            for source in self.sources
+        ]
+        held = [source for source in chosen if source.tokens]
+        if not held:
+            raise DataError(f"no document has {least:,} tokens: lower stages.least, or add text")
+        return Mixture(held, seed=self.seed, pad=self.eos)
 
     def state_dict(self) -> dict[str, Any]:
         """The exact position."""
-        return self.mixture.state_dict()
+        state = self.mixture.state_dict()
+        sources = self._resting | state["sources"]
+        return state | {"least": self.least, "sources": sources}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position. Raises DataError if it is in other files."""
+        if state["least"] != self.least:
+            self.mixture, self.least = self.mixed(state["least"]), state["least"]
         self.mixture.load_state_dict(state)
+        mixed = self.mixture.sources
+        self._resting = {name: own for name, own in state["sources"].items() if name not in mixed}
 
     def in_order(self, name: str, rows: int, seq_len: int) -> Iterator[Batch]:
         """What is held out of a source, once."""

@@ -72,6 +72,8 @@ class Run:
         eos, vocab = self.config.eos_token_id, self.config.vocab_size
         self.texts = texts or recipe.text
         self.feed = Feed(self.texts, seed=recipe.seed, eos=eos, vocab=vocab)
+        for stage in recipe.stages:
+            self.feed.mixed(stage.least)  # or it is refused now
         self.whole, self.checkpoints = whole, checkpoints or Checkpoints(out / CHECKPOINTS)
         self.checkpoints.keep, self.checkpoints.every = recipe.keep, recipe.save_every
         self.position, self.history = Position(), History()

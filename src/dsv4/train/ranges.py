@@ -8,6 +8,7 @@ from typing import Any
 WHOLE = {  # smallest and largest of each whole number
     "stages.tokens": (1, 10**16),
     "stages.seq_len": (1, 10**9),
+    "stages.least": (0, 10**9),
     "stages.batch_tokens": (1, 10**12),
     "tokens": (1, 10**16),
     "warmup": (1, 10**12),

@@ -30,6 +30,7 @@ class Stage:
     batch_tokens: int  # a step's, whole rows of them
     attention: str = "sparse"
     lr: float | None = None  # constant; None: the recipe's schedule
+    least: int = 0  # documents of fewer tokens are left out
 
     def __post_init__(self) -> None:
         check_fields(self, "stages.")

@@ -1,15 +1,24 @@
 """Runs of several processes: the numbers of one, states that any other number goes on from."""
 
 import dataclasses
+import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import processes
 import pytest
 import torch
 
+import dsv4
+from dsv4.train.checkpoints import Checkpoints
 from dsv4.train.parallel.start import checkpoints_of
-from dsv4.train.pretrain import CHECKPOINTS, Run
+from dsv4.train.pretrain import CHECKPOINTS, METRICS_FILE, Run
 from dsv4.train.state import TrainingError
 from dsv4.train.whole import WHOLE
 
@@ -117,6 +126,62 @@ def test_a_damaged_state_is_passed_over_in_all_processes(make_recipe, tmp_path):
     recipe = make_recipe(steps=2, save_every=1)
     first, second = processes.run(2, damaged, recipe, tmp_path / "run")
     assert first == second and not list(tmp_path.glob("run/**/.*.saving"))
+
+
+# ---- torchrun -----------------------------------------------------------------------------
+
+RECIPE = """
+from dsv4.train.recipe import Recipe
+RECIPE = Recipe.from_dict({values!r})
+"""
+
+
+def torchrun(count, *words, **extra):
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(count), "--max-restarts", "2", "-m", "dsv4", "train"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([*command, *map(str, words)], env=environment, **extra)
+
+
+def steps_of(file):
+    rows = file.read_text().splitlines() if file.exists() else []
+    return [json.loads(row)["step"] for row in rows]
+
+
+def workers(parent):
+    """The processes that a torchrun started."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"dsv4" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_replaced_and_the_run_comes_to_its_end(make_recipe, tmp_path):
+    recipe = make_recipe(steps=12, save_every=2, evaluate_every=100, lr=1e-3, mesh="dp=4 ep=2")
+    file, out = tmp_path / "recipe.py", tmp_path / "run"
+    file.write_text(RECIPE.format(values=recipe.to_dict()))
+    metrics, patience = out / METRICS_FILE, time.monotonic() + 240
+    with (tmp_path / "said").open("wb") as stream:
+        started = torchrun(4, file, "--out", out, stdout=stream, stderr=stream)
+        try:
+            while not any(step >= 5 for step in steps_of(metrics)):
+                assert started.poll() is None and time.monotonic() < patience
+                time.sleep(0.05)
+            os.kill(workers(started.pid)[2], signal.SIGKILL)
+            started.wait(timeout=240)
+        finally:
+            started.terminate()
+    said = (tmp_path / "said").read_text()
+    assert started.returncode == 0, said[-6000:]
+    assert steps_of(metrics) == list(range(1, 13))
+    assert said.count("wrote ") == 1
+    whole = gone_on(recipe, tmp_path / "whole", WHOLE)
+    expected = trained(whole, 12)
+    rows = [json.loads(row)["loss"] for row in metrics.read_text().splitlines()]
+    for ours, theirs in zip(rows, expected, strict=True):
+        assert abs(ours - theirs) < 2e-3 * theirs
+    assert Checkpoints(out / CHECKPOINTS).steps()[-1] == 12
+    weights = dsv4.load(out / "model").state_dict()
+    assert weights.keys() == whole.model.state_dict().keys()
 
 
 @pytest.mark.parametrize("mesh, said", [("dp=3", "3 processes, 1 were started"), ("dp", "dp=2 ep")])

@@ -24,18 +24,16 @@ KINDS |= {"reduce_scatter_tensor": 1, "all_to_all_single": 1}  # the argument th
 
 
 @contextmanager
-def counted(found, row):
-    """Bytes handed to collectives, by their name and whether they are those of a row."""
+def counted(found):
+    """Bytes handed to collectives, by their name and whether FSDP calls (it says async_op)."""
     kept = {name: getattr(dist, name) for name in KINDS if hasattr(dist, name)}
     depth = []
 
     def count(name, call):
         def counting(*args, **kwargs):
             given = [*args, *kwargs.values()]
-            if "output_tensor" in kwargs:
-                given = [kwargs["output_tensor"], kwargs["input_tensor"]]
             if not depth:
-                found[name, kwargs["group"] is row] += given[KINDS[name]].nbytes
+                found[name, "async_op" in kwargs] += given[KINDS[name]].nbytes
             depth.append(name)
             try:
                 return call(*args, **kwargs)
@@ -60,11 +58,11 @@ def account(number, texts):
         model = sharded.sharded_model(mesh)
         movers = mesh.optimizers(model, lr=1e-3, weight_decay=0.1)
         forward, update = Counter(), Counter()
-        with counted(forward, mesh.row):
+        with counted(forward):
             part = losses(model, mesh.part(sharded.batch(0, None)), whole=mesh, index=True)
             sharded.total(part).backward()
         gradients = sum(local(p.grad).nbytes for p in model.parameters() if p.grad is not None)
-        with counted(update, mesh.row):
+        with counted(update):
             for mover in movers:
                 mover.step()
         mesh.settle(model)
@@ -90,11 +88,11 @@ def test_what_four_processes_hold_and_move_is_what_the_plan_says():
             held, forward, update = each[text]
             planned = vars(found.held(number))
             assert held == {name: planned[name] for name in held}, (text, number)
-            for (name, row), nbytes in forward.items():
-                if name == "all_to_all_single" or (row and name.endswith("tensor")):
-                    sums["experts and columns"] += nbytes
-                else:
+            for (name, by_fsdp), nbytes in forward.items():
+                if by_fsdp:
                     sums["weights" if "gather" in name else "gradients"] += nbytes
+                else:
+                    sums["experts and columns"] += nbytes
             sums["muon"] += sum(update.values())
         planned = {
             "weights": moved.gather_weights,

@@ -38,19 +38,27 @@ def exchange(rows: Tensor, sent: Sequence[int], got: Sequence[int], group: Any) 
     return result
 
 
+def all_gather(out: Tensor, part: Tensor, group: Any) -> None:
+    """Every process's part [n, ..], in their order, into out [processes · n, ..]. The older name of
+    the collective is deprecated from torch 2.13 on, the newer one not there before."""
+    called = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    called(out, part.contiguous(), group=group)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: Any) -> Tensor:
         ctx.group = group
         out = part.new_empty(group.size() * part.shape[0], *part.shape[1:])
-        dist.all_gather_into_tensor(out, part.contiguous(), group=group)
+        all_gather(out, part, group)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         whole = grads[0].contiguous()
         out = whole.new_empty(whole.shape[0] // ctx.group.size(), *whole.shape[1:])
-        dist.reduce_scatter_tensor(out, whole, group=ctx.group)
+        called = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        called(out, whole, group=ctx.group)
         return out, None
 
 

@@ -22,7 +22,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.train.data import IGNORE, Batch
 from dsv4.train.optim import optimizers
 from dsv4.train.parallel import shard
-from dsv4.train.parallel.collectives import tie
+from dsv4.train.parallel.collectives import all_gather, tie
 from dsv4.train.parallel.columns import past_of
 from dsv4.train.parallel.owners import Owners
 from dsv4.train.parallel.sizes import Sizes
@@ -96,7 +96,7 @@ class Mesh(Whole):
         """The reverse of `told`."""
         rows, columns = batch.ids.shape
         parts = experts.new_empty(self.sizes.processes * len(experts), experts.shape[1])
-        dist.all_gather_into_tensor(parts, experts.contiguous(), group=self.group)
+        all_gather(parts, experts, self.group)
         laid = parts.view(
             self.sizes.dp, self.sizes.cp, -1, columns // self.sizes.cp, parts.shape[1]
         )

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
@@ -20,7 +19,7 @@ from dsv4.model.block import Block
 from dsv4.model.initial import initial
 from dsv4.model.transformer import Transformer
 from dsv4.train.optim import local
-from dsv4.train.parallel.collectives import tie
+from dsv4.train.parallel.collectives import all_gather, tie
 from dsv4.train.parallel.columns import LayerNeighbours
 from dsv4.train.parallel.experts import SpreadExperts
 from dsv4.train.parallel.owners import shard
@@ -124,7 +123,7 @@ def whole_tensor(name: str, tensor: Tensor, mesh: Mesh) -> Tensor:
     if not is_spread(name, mesh):
         return whole
     parts = whole.new_empty(whole_shape(name, tensor, mesh))
-    dist.all_gather_into_tensor(parts, whole.contiguous(), group=mesh.expert_group)
+    all_gather(parts, whole, mesh.expert_group)
     return parts
 
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 def restarted() -> bool:
     """Whether torchrun started this process anew, after one of them was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def joined(mesh: str) -> Whole:
@@ -41,7 +45,12 @@ def _join(sizes: Sizes) -> Mesh:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        store, rank, count = next(dist.rendezvous("env://"))
+        own = dist.PrefixStore(
+            f"restart {_restarts()}", store
+        )  # the addresses of the lost stay in it
+        backend = "nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=own, rank=rank, world_size=count)
     return Mesh(sizes, "cuda" if cuda else "cpu")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,8 @@ from dsv4.server.writer import encode
 log = logging.getLogger("dsv4.server")
 GET = ["GET", "HEAD"]
 GONE = 499  # the client left before its answer
+
+Told = tuple[tuple[str, ...], Callable[..., Any], list[str], doc.Operation]  # paths, by methods
 
 
 class Json(Response):
@@ -127,9 +129,30 @@ def _generating(service: Service) -> APIRouter:
 
 def _telling(service: Service) -> APIRouter:
     """The paths that tell something without generating."""
-    router, tokens = APIRouter(), TokensApi(service)
-    settings = service.settings
+    router = APIRouter()
+    for paths, endpoint, methods, of in (
+        *_of_models(service),
+        *_of_responses(service),
+        *_of_texts(service),
+        *_of_itself(service),
+    ):
+        for path, method in ((path, method) for path in paths for method in methods):
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                name=of.name,
+                operation_id=f"{of.name}_{method}_{path}".lower(),
+                summary=of.summary,
+                responses=of.responses,
+                openapi_extra=of.extra,
+                response_class=Json,
+                include_in_schema=method != "HEAD",
+            )
+    return router
 
+
+def _of_models(service: Service) -> Iterator[Told]:
     def models() -> list[dict[str, Any]]:
         made = int(service.metrics.began)
         return [
@@ -143,7 +166,7 @@ def _telling(service: Service) -> APIRouter:
                 "created_at": _iso(made),
                 "max_model_len": service.engine.context,
             }
-            for name in settings.models
+            for name in service.settings.models
         ]
 
     async def list_models() -> Response:
@@ -157,6 +180,14 @@ def _telling(service: Service) -> APIRouter:
                 return Json(found)
         raise ApiError(404, f"The model '{model}' does not exist", "model", "model_not_found")
 
+    one = "/{model:path}"
+    yield ("/v1/models", "/models"), list_models, GET, doc.LIST_MODELS
+    yield ("/v1/models" + one, "/models" + one), one_model, GET, doc.ONE_MODEL
+    yield ("/anthropic/v1/models",), list_models, GET, doc.MODELS_OF_MESSAGES
+    yield ("/anthropic/v1/models" + one,), one_model, GET, doc.MODEL_OF_MESSAGES
+
+
+def _of_responses(service: Service) -> Iterator[Told]:
     async def response(response_id: str) -> Response:
         return Json(service.store.response(response_id))
 
@@ -164,24 +195,38 @@ def _telling(service: Service) -> APIRouter:
         service.store.drop(response_id)
         return Json({"id": response_id, "object": "response", "deleted": True})
 
-    async def count(request: Request) -> Response:
-        data = await read_body(request, settings.max_body, settings.patience)
-        count = await service.aside(lambda: service.count_tokens(data), len(data))
-        return Json({"input_tokens": count})
+    paths = ("/v1/responses/{response_id}", "/responses/{response_id}")
+    yield paths, response, GET, doc.RESPONSE
+    yield paths, forget, ["DELETE"], doc.FORGET
 
-    async def aside(request: Request, work: Callable[[dict[str, Any]], Any]) -> Response:
+
+def _of_texts(service: Service) -> Iterator[Told]:
+    settings, tokens = service.settings, TokensApi(service)
+
+    async def aside(request: Request, work: Callable[[bytes], Any]) -> Response:
         data = await read_body(request, settings.max_body, settings.patience)
-        return Json(await service.aside(lambda: work(parse(data)), len(data)))
+        return Json(await service.aside(lambda: work(data), len(data)))
+
+    async def count(request: Request) -> Response:
+        return await aside(request, lambda data: {"input_tokens": service.count_tokens(data)})
 
     async def tokenize(request: Request) -> Response:
-        return await aside(request, tokens.tokenize)
+        return await aside(request, lambda data: tokens.tokenize(parse(data)))
 
     async def detokenize(request: Request) -> Response:
-        return await aside(request, tokens.detokenize)
+        return await aside(request, lambda data: tokens.detokenize(parse(data)))
 
     async def tokenizer_info() -> Response:
         return Json(tokens.info())
 
+    counted = "/v1/messages/count_tokens"
+    yield (counted, "/anthropic" + counted), count, ["POST"], doc.COUNT
+    yield ("/tokenize",), tokenize, ["POST"], doc.TOKENIZE
+    yield ("/detokenize",), detokenize, ["POST"], doc.DETOKENIZE
+    yield ("/tokenizer_info",), tokenizer_info, GET, doc.TOKENIZER_INFO
+
+
+def _of_itself(service: Service) -> Iterator[Told]:
     async def health() -> Response:
         found = service.engine.backends()
         if not found:
@@ -199,39 +244,8 @@ def _telling(service: Service) -> APIRouter:
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return PlainTextResponse(service.metrics.text(), media_type=kind)
 
-    for path, endpoint, methods, of in (
-        ("/v1/models", list_models, GET, doc.LIST_MODELS),
-        ("/models", list_models, GET, doc.LIST_MODELS),
-        ("/v1/models/{model:path}", one_model, GET, doc.ONE_MODEL),
-        ("/models/{model:path}", one_model, GET, doc.ONE_MODEL),
-        ("/anthropic/v1/models", list_models, GET, doc.MODELS_OF_MESSAGES),
-        ("/anthropic/v1/models/{model:path}", one_model, GET, doc.MODEL_OF_MESSAGES),
-        ("/v1/responses/{response_id}", response, GET, doc.RESPONSE),
-        ("/v1/responses/{response_id}", forget, ["DELETE"], doc.FORGET),
-        ("/responses/{response_id}", response, GET, doc.RESPONSE),
-        ("/responses/{response_id}", forget, ["DELETE"], doc.FORGET),
-        ("/v1/messages/count_tokens", count, ["POST"], doc.COUNT),
-        ("/anthropic/v1/messages/count_tokens", count, ["POST"], doc.COUNT),
-        ("/tokenize", tokenize, ["POST"], doc.TOKENIZE),
-        ("/detokenize", detokenize, ["POST"], doc.DETOKENIZE),
-        ("/tokenizer_info", tokenizer_info, GET, doc.TOKENIZER_INFO),
-        ("/health", health, GET, doc.HEALTH),
-        ("/metrics", metrics, GET, doc.METRICS),
-    ):
-        for method in methods:
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                name=of.name,
-                operation_id=f"{of.name}_{method}_{path}".lower(),
-                summary=of.summary,
-                responses=of.responses,
-                openapi_extra=of.extra,
-                response_class=Json,
-                include_in_schema=method != "HEAD",
-            )
-    return router
+    yield ("/health",), health, GET, doc.HEALTH
+    yield ("/metrics",), metrics, GET, doc.METRICS
 
 
 def _iso(seconds: int) -> str:

@@ -133,7 +133,7 @@ class Engine:
         return running
 
     def statistics(self) -> Mapping[str, float]:
-        """Numbers for metrics; counters since the start, except the first five."""
+        """Numbers for metrics; counters since the start, except the first seven."""
         return {
             "running": len(self.jobs.running),
             "waiting": len(self.jobs.waiting),

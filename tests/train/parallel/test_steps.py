@@ -5,6 +5,9 @@ import pytest
 import sharded
 import torch
 
+from dsv4.train.data import Batch
+from dsv4.train.loss import real_tokens
+
 MESHES = {2: ["dp=2", "cp=2", "dp=2 ep=2"], 4: ["dp=4", "cp=4", "cp=4 ep=4", "dp=2 cp=2 ep=2"]}
 STEPS = 2
 CASES = {
@@ -21,11 +24,28 @@ def every_case(number, texts):
     found = {}
     for place, text in enumerate(texts):
         mesh = processes.mesh_of(text)
+        check_parts(mesh)
         for case, asked in CASES.items():
             if case == "packed" or text == texts[-1]:
                 done = sharded.mesh_steps(mesh, STEPS, recompute=place % 2 == 1, **asked)
                 found[text, case] = done if number == 0 else None
     return found
+
+
+def check_parts(mesh):
+    """Three rows, which no mesh divides: parts are all of them once, and experts of all tokens that
+    are gathered and given out again are the same."""
+    whole = sharded.batch(0)
+    three = Batch(
+        whole.ids[:3], whole.next_ids[:3], whole.targets[:3], whole.mtp_targets[:3], [[64]] * 3
+    )
+    part = mesh.part(three)
+    assert int(mesh.over_all((part.targets >= 0).sum())) == int((three.targets >= 0).sum())
+    assert int(mesh.over_all(real_tokens(part).sum())) == three.ids.numel()
+    experts = torch.arange(three.ids.numel() * 2).view(-1, 2)
+    own = mesh.told(three, experts)
+    assert own.shape == (part.ids.numel(), 2)
+    assert torch.equal(mesh.chosen(three, own), experts)
 
 
 @pytest.fixture(scope="module")

@@ -239,4 +239,10 @@ def test_f1(said, right, score):
 
 def test_every_grader_is_tried():
     tried = {name for name, *_ in GOLD} | {name for name, *_ in NOT}
-    assert set(GRADERS) - tried == {"likeliest", "likeliest_normalised", "greedy", "bits"}
+    assert set(GRADERS) - tried == {
+        "likeliest",
+        "likeliest_normalised",
+        "greedy",
+        "bits",
+        "lm_eval",
+    }

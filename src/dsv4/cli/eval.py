@@ -51,6 +51,12 @@ def evaluate(
         list[str] | None,
         typer.Option(help="TASK=FILE or TASK=DATASET-ID: its questions; may be repeated."),
     ] = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Rows that lm-eval defines load their data from the hub.")
+    ] = False,
+    include: Annotated[
+        Path | None, typer.Option(help="A folder of lm-eval's definitions, for lm-eval:NAME.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of samples and of replies.", min=0)] = 0,
     temperature: Annotated[
         float | None, typer.Option(help="Of all replies.", show_default="each task's", min=0.0)
@@ -89,7 +95,13 @@ def evaluate(
     files = dict(_pair(one) for one in data or ())
     prices = Prices(price_hit, price_miss, price_out)
     suites = suite or ["smoke"]
-    chosen = suite_of(suites, effort=effort, data=files)
+    chosen = suite_of(
+        suites,
+        effort=effort,
+        data=files,
+        hub=hub,
+        include=None if include is None else str(include),
+    )
     if regrade:
         _regrade(out)
         _report(out, chosen, seed, prices, plot)

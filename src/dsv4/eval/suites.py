@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dsv4.eval import catalog, generated
@@ -19,6 +19,7 @@ SMOKE = {  # tasks and their samples: a minute with the small model
     "next_of_series": 4,
 }
 SMOKE_TOKENS = 48
+LM_EVAL = "lm-eval:"
 EFFORTS = ("none", "high", "max")
 
 
@@ -42,10 +43,13 @@ def suite_of(
     *,
     effort: str | None = None,
     data: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    hub: bool = False,
+    include: str | None = None,
 ) -> Suite:
     """The tasks of suites and names. `effort`: of chats, by default none (in `modes` all three).
-    `data`: files or dataset ids of tasks by name. Raises ValueError for a name that there is not.
+    `data`: files or dataset ids of tasks by name. `hub`: rows that lm-eval defines load their data
+    from there; `lm-eval:NAME` always does, also from the definitions in `include`. Raises
+    ValueError for a name that there is not.
     """
     out, given = Suite(), dict(data or {})
     made = {task.name: task for task in generated.tasks()}
@@ -61,11 +65,13 @@ def suite_of(
             for entry in catalog.entries().values():
                 if entry.suite == suite:
                     for word in EFFORTS if name == "modes" else (effort or "none",):
-                        _add_row(out, entry, word, given, say)
+                        _add_row(out, entry, word, given, hub)
+        elif name.startswith(LM_EVAL):
+            out.add(_lm_eval(name, [name.removeprefix(LM_EVAL)], None, include))
         elif name in made:
             out.add(made[name].at(effort or "none"))
         else:
-            _add_named(out, name, effort or "none", given, say)
+            _add_named(out, name, effort or "none", given, hub)
     if unknown := set(given) - {task.name for task in out.tasks} - _shorts(out):
         raise ValueError(f"--data {min(unknown)}=…: no such task is asked for")
     return out
@@ -77,6 +83,14 @@ def known() -> list[str]:
 
     made = [task.name for task in generated.tasks()]
     return [*SUITES, *made, *catalog.entries(), *packaged.EXTRA]
+
+
+def _lm_eval(name: str, parts: Sequence[str], row: Task | None, include: str | None) -> Task:
+    try:
+        from dsv4.eval.lmeval import task_of
+    except ImportError as error:
+        raise ValueError(f"{name} needs lm-eval ({error}): pip install 'dsv4[lm-eval]'") from error
+    return task_of(name, parts, row or Task(name, parts[0], lambda seed: (), "lm_eval"), include)
 
 
 def _shorts(suite: Suite) -> set[str]:
@@ -91,16 +105,14 @@ def _few(task: Task, count: int, effort: str) -> Task:
     return replace(task, samples=samples, max_tokens=most, effort=effort)
 
 
-def _add_named(
-    out: Suite, name: str, effort: str, data: Mapping[str, str], say: Callable[[str], None]
-) -> None:
+def _add_named(out: Suite, name: str, effort: str, data: Mapping[str, str], hub: bool) -> None:
     from dsv4.eval import packaged
 
     rows = [e for e in catalog.entries().values() if name in (e.name, e.short)]
     if len(rows) > 1:
         raise ValueError(f"{name} is {' and '.join(e.name for e in rows)}: name one of them")
     if rows:
-        _add_row(out, rows[0], effort, data, say)
+        _add_row(out, rows[0], effort, data, hub)
     elif name in packaged.EXTRA:
         out.add(packaged.EXTRA[name]())
     else:
@@ -113,7 +125,7 @@ def _add_row(
     entry: catalog.Entry,
     effort: str,
     data: Mapping[str, str],
-    say: Callable[[str], None],
+    hub: bool,
 ) -> None:
     from dsv4.eval import packaged
 
@@ -131,9 +143,12 @@ def _add_row(
     )
     if source is not None:
         out.add(from_file(row, entry, source))
+    elif hub and entry.lm_eval:
+        out.add(_lm_eval(entry.name, entry.lm_eval, row, None))
     elif entry.runs == "here":
         out.add(replace(packaged.TASKS[entry.short](), published=columns))
     else:
         needs = "needs" if entry.runs == "environment" else "runs with"
         given = "" if entry.runs == "environment" else f" (--data {entry.short}=…)"
+        given = " (--hub)" if entry.lm_eval else given
         out.add(row, f"{needs} {entry.how}{given}")

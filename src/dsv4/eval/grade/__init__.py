@@ -17,6 +17,13 @@ from typing import Any
 from dsv4.eval.grade import boxed, choice, code, overlap, plain, retrieval, scored, tools
 from dsv4.eval.grade.answer import Answer, Grade, Verdict
 
+
+def _lm_eval(target: Any, answer: Answer) -> Verdict:
+    from dsv4.eval.lmeval import grade  # an extra, and slow to import
+
+    return grade(target, answer)
+
+
 GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "letter": choice.letter,
     "boxed": boxed.boxed,
@@ -32,12 +39,13 @@ GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "likeliest_normalised": scored.likeliest_normalised,
     "greedy": scored.greedy,
     "bits": scored.bits,
+    "lm_eval": _lm_eval,
 }
 
 
 def judge(grader: str, target: Any, answer: Answer) -> Verdict:
     """The verdict of a grader by its name; cut and refused replies are told by none of them."""
-    if answer.scores:
+    if answer.scores or grader == "lm_eval":
         return GRADERS[grader](target, answer)
     if answer.finish_reason == "length":
         return Verdict("cut", 0.0, "the reply ran into the token limit")

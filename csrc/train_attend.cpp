@@ -3,7 +3,7 @@
 // A block of queries and all heads are the rows of matrix products with the keys that any of them sees.
 // S = q kᵀ / √c,  P = exp(S − l),  o = P k;  dP = g kᵀ,  dS = P (dP − Σ P dP) / √c
 // dq = dS k,  dk = dSᵀ q + Pᵀ g,  dsink = −exp(sink − l) Σ P dP
-#include "tile.h"
+#include "small_product.h"
 #include "training_isa.h"
 
 namespace dsv4::DSV4_ISA {
@@ -11,38 +11,6 @@ namespace {
 
 constexpr int64_t COLUMNS = 128;  // queries times heads of a block, about
 constexpr int64_t STRIPES = 16;   // of a sequence's queries; each has slopes of its own for the keys
-
-// c [m, n] = or += a · b: row p of b is at row_of_b(p), row i of c at row_of_c(i); n a multiple of 32.
-template <class A, class B, class C>
-void small_product(int64_t m, int64_t n, int64_t depth, const A& a, const B& row_of_b,
-                   const C& row_of_c, bool add) {
-  for (int64_t j = 0; j < n; j += TILE_COLUMNS) {
-    for (int64_t i = 0; i < m; i += TILE_ROWS) {
-      with_rows(static_cast<int>(std::min<int64_t>(TILE_ROWS, m - i)), [&](auto rows) {
-        v16 sums[rows()][TILE_VECTORS];
-        sum_tile<Single>(depth, a.from(i), [&](int64_t p) DSV4_INLINE { return row_of_b(p) + j; },
-                         sums);
-        for (int r = 0; r < rows(); ++r) {
-          float* to = row_of_c(i + r) + j;
-          for (int v = 0; v < TILE_VECTORS; ++v) {
-            float* at = to + v * LANES;
-            store(at, add ? load(at) + sums[r][v] : sums[r][v]);
-          }
-        }
-      });
-    }
-  }
-}
-
-struct Lines : InRows<float> {
-  Lines from(int64_t i) const { return {{data + i * stride, stride}}; }
-};
-struct Upright : InColumns<float> {
-  Upright from(int64_t i) const { return {{data + i, stride}}; }
-};
-struct Gathered : Pointed {
-  Gathered from(int64_t i) const { return {{rows + i}}; }
-};
 
 int64_t padded(int64_t n) { return (n + 31) / 32 * 32; }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ class Shards:
             for name, kind in self.kinds.items()
             if name.startswith("model/")
         }
-        dcp.load(found, checkpoint_id=self.folder, no_dist=True)
+        _read(found, self.folder, None)
         return {name.removeprefix("model/"): tensor for name, tensor in found.items()}
 
 
@@ -216,7 +217,14 @@ def load(
                 moment = torch.zeros_like(parameter) if shape else torch.zeros(())
                 optimizer.state[parameter][key] = moment
     wanted: dict[str, Any] = dict(_tensors(model, optimizers, whole))
-    dcp.load(wanted, checkpoint_id=shards.folder, no_dist=not isinstance(whole, Mesh))
+    _read(wanted, shards.folder, whole if isinstance(whole, Mesh) else None)
+
+
+def _read(wanted: dict[str, Any], folder: Path, mesh: Mesh | None) -> None:
+    """Fill tensors from a folder: this process's shards of them, or, without a mesh, whole ones."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as is meant
+        dcp.load(wanted, checkpoint_id=folder, no_dist=mesh is None)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

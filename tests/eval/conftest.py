@@ -29,6 +29,13 @@ def inside(running, tokenizer):
     return EngineSubject(running.engine, tokenizer, "nano", close=lambda: None)
 
 
+@pytest.fixture
+def exact(running):
+    """On native operators alone a packed model's logits depend on neither pieces nor neighbours."""
+    if running.engine.model.twin is None:
+        pytest.skip("the native module is not there: logits depend on the batch")
+
+
 @pytest.fixture(scope="session")
 def outside(running):
     subject = UrlSubject(running.url)

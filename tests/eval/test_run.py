@@ -27,7 +27,7 @@ def table(folder, names=NAMES):
     return report.table(rows, settings["model"])
 
 
-def test_the_smoke_suite_is_the_same_behind_a_url(inside, outside, tmp_path):
+def test_the_smoke_suite_is_the_same_behind_a_url(exact, inside, outside, tmp_path):
     told = []
     for name, subject in (("inside", inside), ("outside", outside)):
         log = Log(tmp_path / name, {"model": "nano"}, resume=False)

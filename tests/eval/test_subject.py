@@ -29,7 +29,7 @@ ASKS = [
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_both_say_the_same(inside, outside, ask):
+def test_both_say_the_same(exact, inside, outside, ask):
     here, there = inside.generate(ask), outside.generate(ask)
     same = ("text", "reasoning", "calls", "finish_reason", "prompt_tokens", "completion_tokens")
     assert [getattr(here, n) for n in same] == [getattr(there, n) for n in same]
@@ -41,7 +41,7 @@ def test_both_say_the_same(inside, outside, ask):
     ("context", "continuation"),
     [("The cat sat on the", " mat."), ("What is 2 + 2? ", "4"), ("", "Hello there")],
 )
-def test_scores_are_the_models_own(inside, outside, running, context, continuation):
+def test_scores_are_the_models_own(exact, inside, outside, running, context, continuation):
     here = score(inside, context, continuation)
     assert here == score(outside, context, continuation)
     first, rest = split(inside.encode, context, continuation)

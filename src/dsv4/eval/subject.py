@@ -9,7 +9,7 @@ a chat is one JSON body for both, so that both say, and score, the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from dsv4.protocol.stream import StreamParser
@@ -148,20 +148,3 @@ def read(text: str, reasoning: str, effort: str) -> tuple[str, str]:
     parser.feed(text.lstrip() if opened else text)
     message = parser.finish(stopped=True)
     return message["content"] or "", message["reasoning_content"] or ""
-
-
-@dataclass
-class Spent:
-    """Tokens of many asks."""
-
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
-    asks: int = field(default=0)
-
-    def add(self, reply: Reply) -> None:
-        """One more."""
-        self.asks += 1
-        self.prompt += reply.prompt_tokens
-        self.cached += reply.cached_tokens
-        self.completion += reply.completion_tokens

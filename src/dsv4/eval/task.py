@@ -58,7 +58,6 @@ class Task:
 
 
 WINDOWS = {"none": 8_192, "high": 131_072, "max": 393_216}  # tokens of prompt and reply, by mode
-AGENT_STEPS, AGENT_TOKENS = 500, 524_288
 
 
 def window_of(effort: str) -> int:

@@ -84,6 +84,7 @@ def deltas(lines):
 
 
 def stream(url, path, body, began=lambda: None):
+    """What a stream says; `began` is called at its 12th line, or at the end of a shorter one."""
     with httpx.stream("POST", url + path, json=body | {"stream": True}, timeout=60) as response:
         assert response.status_code == 200
         lines = []
@@ -91,6 +92,8 @@ def stream(url, path, body, began=lambda: None):
             lines.append(line)
             if len(lines) == 12:
                 began()
+    if len(lines) < 12:
+        began()
     return deltas(lines)
 
 

@@ -269,7 +269,7 @@ class BlockSpan(Span):
         self.previous = min(window, max(starts))
 
     def _window_range(self) -> tuple[Tensor, Tensor]:
-        low = self.previous - self.start
+        low = (self.previous - self.start).clamp(min=0)
         return low, torch.full_like(low, self.previous + self.n)
 
     @cached_property

@@ -3,7 +3,7 @@
     python benchmarks/peers.py [--rounds 5] [--threads 2] [--out benchmarks/results/peers.json]
 
 Rounds of the two sides alternate, since a machine's speed drifts; what is reported is the median of
-each side's tokens/s and the median of the rounds' ratios.
+each side's tokens/s and the median of the rounds' ratios. Training: see training.py.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import transformers
 from shapes import SHAPES
 from torch import Tensor
 
 import dsv4
 from dsv4.checkpoint import official
-from dsv4.train.loss import linear_cross_entropy
 
 SEED = 0
 
@@ -92,25 +90,6 @@ def decode(
     return [torch.inference_mode()(side) for side in (left, right)]
 
 
-def training(
-    ours: dsv4.Transformer, theirs: torch.nn.Module, batch: int, n: int
-) -> list[Callable[[], object]]:
-    """Both sides compute the next-token loss of batch × n tokens and all gradients."""
-    ids = random_ids(batch, n, ours.config.vocab_size)
-
-    def left() -> None:
-        hidden = ours.collapse(ours.streams(ids))[:, :-1].flatten(0, 1)
-        linear_cross_entropy(hidden, ours.head.weight, ids[:, 1:].flatten()).backward()
-        ours.zero_grad(set_to_none=True)
-
-    def right() -> None:
-        logits = theirs(ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-        F.cross_entropy(logits.float(), ids[:, 1:].flatten()).backward()
-        theirs.zero_grad(set_to_none=True)
-
-    return [left, right]
-
-
 def measure(name: str, tokens: int, sides: list[Callable[[], object]], rounds: int) -> dict:
     """Alternate the sides; tokens/s of each and their ratio, as medians over the rounds."""
     for side in sides:
@@ -143,15 +122,11 @@ def main() -> None:
         ("prefill 512", 512, lambda: prefill(ours, theirs, 512)),
         ("prefill 4096", 4096, lambda: prefill(ours, theirs, 4096)),
         ("decode after 512", 64, lambda: decode(ours, theirs, 512, 64)),
-        ("training 8 × 512", 4096, lambda: training(ours, theirs, 8, 512)),
-        ("training 2 × 2048", 4096, lambda: training(ours, theirs, 2, 2048)),
     ]
     rows = []
     for name, tokens, make in cases:
         if args.only not in name:
             continue
-        mode = name.startswith("training")
-        ours.train(mode), theirs.train(mode)
         rows.append(measure(name, tokens, make(), args.rounds))
     if args.out:
         machine = f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}"

@@ -39,10 +39,11 @@ def training() -> str:
     if not file.exists():
         return ""
     report = json.loads(file.read_text(encoding="utf-8"))
+    rounds = report["rounds"]
+    of = "one round" if rounds == 1 else f"medians of {rounds} alternating rounds"
     lines = [
         f"Training, shape `{report['shape']}`, {report['machine']}; tokens/s, and times "
-        f"transformers', medians of {report['rounds']} alternating rounds; peak MiB of a process "
-        "of its own; the bound is that of torch's float32 matrix products "
+        f"transformers', {of}; peak MiB of a process of its own; the bound is that of torch's float32 matrix products "
         "(`benchmarks/training.py`):",
         "",
         "| | transformers | float32 | mixed | bound | MiB | float32 | mixed |",

@@ -43,8 +43,8 @@ def training() -> str:
     of = "one round" if rounds == 1 else f"medians of {rounds} alternating rounds"
     lines = [
         f"Training, shape `{report['shape']}`, {report['machine']}; tokens/s, and times "
-        f"transformers', {of}; peak MiB of a process of its own; the bound is that of torch's float32 matrix products "
-        "(`benchmarks/training.py`):",
+        f"transformers', {of}; peak MiB of a process of its own; the bound is that of torch's "
+        "float32 matrix products (`benchmarks/training.py`):",
         "",
         "| | transformers | float32 | mixed | bound | MiB | float32 | mixed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

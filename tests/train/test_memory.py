@@ -57,16 +57,17 @@ def test_micro_batches_and_recomputation_need_less(make_config):
     assert memory.need(recipe(64, 64, config=config, recompute=True)).activations < 0.7 * whole
 
 
-def test_what_is_kept_is_counted_exactly(make_config):
+@pytest.mark.parametrize("rule", ["muon", "adamw"])
+def test_what_is_kept_is_counted_exactly(make_config, rule):
     config = make_config()
-    found, model = memory.need(recipe(config=config)), Transformer(config)
+    found, model = memory.need(recipe(config=config, optimizer=rule)), Transformer(config)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    muon, adam = optimizers(model, config, lr=1e-3)
-    muon.step()
-    adam.step()
+    movers = optimizers(model, config, lr=1e-3, rule=rule)
+    for mover in movers:
+        mover.step()
     moments = [
-        t for o in (muon, adam) for s in o.state.values() for t in s.values() if torch.is_tensor(t)
+        t for o in movers for s in o.state.values() for t in s.values() if torch.is_tensor(t)
     ]
     assert found.weights == sum(t.nbytes for t in model.state_dict().values())
     assert found.gradients == sum(p.nbytes for p in model.parameters())

@@ -52,6 +52,14 @@ def test_every_parameter_has_exactly_one_optimizer():
         assert takes_muon(name, parameter.dim()) != plain, name
 
 
+def test_by_one_rule_adamw_has_every_parameter():
+    model = Transformer(Config.from_preset("nano"))
+    (adam,) = optimizers(model, model.config, lr=1e-3, rule="adamw")
+    owned = [p for group in adam.param_groups for p in group["params"]]
+    assert [id(p) for p in owned] == [id(p) for p in model.parameters()]
+    assert "Muon" not in groups_table(model, model.config, "adamw")
+
+
 def test_the_table_names_every_parameter_once():
     model = Transformer(Config.from_preset("nano"))
     groups = parameter_groups(model, model.config)

@@ -57,19 +57,19 @@ def need(recipe: Recipe) -> Need:
     """What one step of a run holds at once, in the stage that holds the most; in each process."""
     config, sizes = recipe.model_config, Sizes.parse(recipe.mesh)
     if sizes.processes > 1:
-        return _share(recipe, Volume(config, sizes).held())
+        return _share(recipe, Volume(config, sizes, recipe.optimizer).held())
     matrices: Counter[tuple[int, ...]] = Counter()
     rest = buffers = 0
     for name, weight in weights(config).items():
         size = math.prod(weight.shape)
         if weight.role is Role.INDEX or name.endswith("gate.bias"):
             buffers += size * (8 if weight.role is Role.INDEX else F32)
-        elif takes_muon(name, len(weight.shape)):
+        elif recipe.optimizer == "muon" and takes_muon(name, len(weight.shape)):
             matrices[weight.shape] += size
         else:
             rest += size
     muon = matrices.total()
-    together = max(matrices.values())  # numbers of one shape, orthogonalised at once
+    together = max(matrices.values(), default=0)  # numbers of one shape, orthogonalised at once
     return Need(
         weights=F32 * (muon + rest) + buffers,
         gradients=F32 * (muon + rest),

@@ -180,22 +180,22 @@ class Owned(NamedTuple):
     matrices: int  # logical matrices that Muon orthogonalises, each by itself
 
 
-def parameter_groups(model: nn.Module, config: Config) -> list[Owned]:
-    """Every parameter that is trained, once, in the model's order. The others (`tid2eid` and the
-    routers' `bias`) are buffers: no optimizer moves them."""
+def parameter_groups(model: nn.Module, config: Config, rule: str = "muon") -> list[Owned]:
+    """Every parameter that is trained, once, in the model's order; by `rule` "adamw" AdamW has them
+    all. The others (`tid2eid` and the routers' `bias`) are buffers: no optimizer moves them."""
     rows = []
     for name, parameter in model.named_parameters():
-        muon = takes_muon(name, parameter.dim())
+        muon = rule == "muon" and takes_muon(name, parameter.dim())
         stacked = parameter.shape[:-2].numel() if muon else 0
         parts = len(row_parts(name, parameter.shape, config)) if muon else 0
         rows.append(Owned(name, parameter, "Muon" if muon else "AdamW", stacked * parts))
     return rows
 
 
-def groups_table(model: nn.Module, config: Config) -> str:
+def groups_table(model: nn.Module, config: Config, rule: str = "muon") -> str:
     """A line for each name (layers as one): optimizer, tensors, matrices, numbers."""
     found: dict[str, list[Owned]] = {}
-    for owned in parameter_groups(model, config):
+    for owned in parameter_groups(model, config, rule):
         found.setdefault(re.sub(r"\.\d+\.", ".*.", owned.name), []).append(owned)
     width = max(map(len, found))
     lines = [f"{'parameters':{width}}  optimizer  tensors  matrices        numbers"]
@@ -214,20 +214,17 @@ def optimizers(
     *,
     lr: float,
     weight_decay: float = 0.1,
+    rule: str = "muon",
     spread: Callable[[list[tuple[str, nn.Parameter]]], Matrices] | None = None,
 ) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW over all parameters of a model, each exactly once. Of a sharded model `spread`
-    says where Muon's matrices are whole (train/parallel/owners.py)."""
-    groups = parameter_groups(model, config)
+    """Muon and AdamW over all parameters of a model, each exactly once, or by `rule` "adamw" AdamW
+    alone. Of a sharded model `spread` says where Muon's matrices are whole
+    (train/parallel/owners.py)."""
+    groups = parameter_groups(model, config, rule)
     matrices = [(one.name, one.parameter) for one in groups if one.optimizer == "Muon"]
     rest = [one.parameter for one in groups if one.optimizer == "AdamW"]
-    return [
-        Muon(
-            matrices,
-            config,
-            lr=lr,
-            weight_decay=weight_decay,
-            matrices=None if spread is None else spread(matrices),
-        ),
-        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), eps=1e-20, weight_decay=weight_decay),
-    ]
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), eps=1e-20, weight_decay=weight_decay)
+    if not matrices:
+        return [adamw]
+    whole = None if spread is None else spread(matrices)
+    return [Muon(matrices, config, lr=lr, weight_decay=weight_decay, matrices=whole), adamw]

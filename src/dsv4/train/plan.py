@@ -32,7 +32,7 @@ def described(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield from stages_table(recipe)
     yield ""
-    yield groups_table(model, config)
+    yield groups_table(model, config, recipe.optimizer)
     yield ""
     yield from mesh_table(recipe)
     found = need(recipe)
@@ -55,7 +55,7 @@ def mesh_table(recipe: Recipe) -> Iterator[str]:
     sizes, config = Sizes.parse(recipe.mesh), recipe.model_config
     if sizes.processes == 1:
         return
-    volume = Volume(config, sizes)
+    volume = Volume(config, sizes, recipe.optimizer)
     held = vars(volume.held())
     yield f"mesh {sizes}, {sizes.processes} processes; GiB that the fullest one holds"
     yield "  " + "".join(f"{name:>12}" for name in (*held, "total"))
@@ -75,7 +75,8 @@ def mesh_table(recipe: Recipe) -> Iterator[str]:
         sums += [sum(sums), F32 * of_stage(recipe, stage)]
         numbers = "".join(f"{n / GIB:12,.3f}" for n in sums)
         yield f"  {number:<5}{rows:12,}{micros:12,}{numbers}"
-    yield f"the busiest owner orthogonalises {volume.balance():.2f} of the mean"
+    if recipe.optimizer == "muon":
+        yield f"the busiest owner orthogonalises {volume.balance():.2f} of the mean"
     yield ""
 
 

@@ -46,6 +46,7 @@ NUMBERS = {  # the same of other numbers, and whether the smallest is one of the
 }
 ONE_OF = {
     "stages.attention": ("dense", "indexer", "sparse"),
+    "optimizer": ("muon", "adamw"),
     "precision": ("float32", "bfloat16", "fp8", "fp4"),
     "sinks": ("trackio", "tensorboard", "wandb"),
     "stability.on_bad_batch": ("stop", "skip"),

@@ -90,6 +90,7 @@ class Recipe:
     decay: float = 0.5  # share of the tokens, at the end
     ramp_from: int = 0  # tokens a step at the beginning (0: no ramp) …
     ramp_tokens: int = 0  # … and after how many tokens the batch is its stage's
+    optimizer: str = "muon"  # and AdamW for the rest (train/optim.py); adamw: for everything
     weight_decay: float = 0.1
     clip: float = 1.0
     mtp_weight: float = 0.3

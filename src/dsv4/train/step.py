@@ -71,8 +71,10 @@ class Trainer:
     def begin(self) -> None:
         """Initial weights, and optimizers that have seen nothing."""
         self.whole.initialize(self.model, self.recipe.seed)
-        lr, decay = self.recipe.lr, self.recipe.weight_decay
-        self.optimizers = self.whole.optimizers(self.model, lr=lr, weight_decay=decay)
+        own = self.recipe
+        self.optimizers = self.whole.optimizers(
+            self.model, lr=own.lr, weight_decay=own.weight_decay, rule=own.optimizer
+        )
 
     def step(
         self, batch: Batch, how: Step, experts: Chosen | None = None

@@ -73,10 +73,10 @@ class Whole:
         model.initialize(seed)
 
     def optimizers(
-        self, model: Transformer, *, lr: float, weight_decay: float
+        self, model: Transformer, *, lr: float, weight_decay: float, rule: str = "muon"
     ) -> list[torch.optim.Optimizer]:
-        """Muon and AdamW."""
-        return optimizers(model, model.config, lr=lr, weight_decay=weight_decay)
+        """Muon and AdamW, or by `rule` "adamw" AdamW alone."""
+        return optimizers(model, model.config, lr=lr, weight_decay=weight_decay, rule=rule)
 
     def settle(self, model: Transformer) -> None:
         """Leave nothing of a forward that had no backward."""

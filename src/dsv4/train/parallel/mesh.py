@@ -134,14 +134,15 @@ class Mesh(Whole):
         shard.initialize(model, self, seed)
 
     def optimizers(
-        self, model: Transformer, *, lr: float, weight_decay: float
+        self, model: Transformer, *, lr: float, weight_decay: float, rule: str = "muon"
     ) -> list[torch.optim.Optimizer]:
-        """Muon and AdamW over the shards."""
+        """Muon and AdamW over the shards, or by `rule` "adamw" AdamW alone."""
         return optimizers(
             model,
             model.config,
             lr=lr,
             weight_decay=weight_decay,
+            rule=rule,
             spread=lambda named: Owners(named, model.config, self.sizes, self.number, self.group),
         )
 

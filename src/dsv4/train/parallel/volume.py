@@ -89,10 +89,10 @@ class Moved:
 
 
 class Volume:
-    """The account of a config on a mesh."""
+    """The account of a config on a mesh, with a recipe's optimizer."""
 
-    def __init__(self, config: Config, sizes: Sizes):
-        self.config, self.sizes = config, sizes
+    def __init__(self, config: Config, sizes: Sizes, optimizer: str = "muon"):
+        self.config, self.sizes, self.optimizer = config, sizes, optimizer
         with torch.device("meta"):
             model = Transformer(config)
         self.tensors = [Stored(name, tuple(p.shape)) for name, p in model.named_parameters()]
@@ -102,12 +102,15 @@ class Volume:
             if not name.endswith("freqs")
         }
 
+    def _muon_has(self, tensor: Stored) -> bool:
+        return self.optimizer == "muon" and takes_muon(tensor.name, len(tensor.shape))
+
     def held(self, number: int = 0) -> Held:
         """What process `number` holds; none holds more than the first."""
         muon = adamw = 0
         for tensor in self.tensors:
             own = tensor.own(self.sizes, number)
-            if takes_muon(tensor.name, len(tensor.shape)):
+            if self._muon_has(tensor):
                 muon += own
             else:
                 adamw += own
@@ -202,14 +205,14 @@ class Volume:
             for tensor in self.tensors
             for number in range(self.sizes.processes)
             if len(tensor.shape) == 2
-            and takes_muon(tensor.name, 2)
+            and self._muon_has(tensor)
             and (index or ".indexer." not in tensor.name)
         )
         return 2 * F32 * numbers // self.sizes.processes
 
     def balance(self) -> float:
         """The most that an owner orthogonalises over the mean."""
-        named = [t for t in self.tensors if takes_muon(t.name, len(t.shape))]
+        named = [t for t in self.tensors if self._muon_has(t)]
         dense = {n: (t.name, torch.Size(t.shape)) for n, t in enumerate(named) if len(t.shape) == 2}
         stacks = [(t.shape[0] // self.sizes.ep, *t.shape[1:]) for t in named if len(t.shape) == 3]
         loads = expert_loads(stacks, self.sizes)

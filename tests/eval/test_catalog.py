@@ -7,7 +7,7 @@ import pytest
 from dsv4.eval import packaged
 from dsv4.eval.catalog import entries
 from dsv4.eval.dataset import DataError, sample_of
-from dsv4.eval.grade import GRADERS, Answer, judge
+from dsv4.eval.grade import GRADERS, Answer, verdict_of
 from dsv4.eval.suites import suite_of
 
 
@@ -80,7 +80,7 @@ def test_a_file_of_problems(tmp_path):
             and "\\boxed{}" in samples[0].prompt[0]["content"]
         )
         assert [s.target for s in samples] == ["2", "4"] and task.effort == effort
-        assert judge(task.grader, "2", Answer("\\boxed{2}")).grade == "right"
+        assert verdict_of(task.grader, "2", Answer("\\boxed{2}")).grade == "right"
         assert task.max_tokens is None and task.temperature == 1.0
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from dsv4.eval.generated import LENGTHS, first, tasks
 from dsv4.eval.generated.recall import multi_needle, needle
-from dsv4.eval.grade import GRADERS, Answer, judge
+from dsv4.eval.grade import GRADERS, Answer, verdict_of
 from dsv4.eval.subject import Score
 from dsv4.tokenizer import Tokenizer
 
@@ -33,9 +33,9 @@ def test_short(task):
     assert {s.hash for s in samples} != {s.hash for s in task.samples(1)}
     assert task.grader in GRADERS and 0 <= task.chance < 1
     for sample in samples:
-        assert judge(task.grader, sample.target, answer(task, sample)).grade == "right"
+        assert verdict_of(task.grader, sample.target, answer(task, sample)).grade == "right"
         if not sample.pairs and task.grader != "calls":
-            assert judge(task.grader, sample.target, Answer(f"{sample.target}7")).score < 1
+            assert verdict_of(task.grader, sample.target, Answer(f"{sample.target}7")).score < 1
 
 
 def test_lengths_to_a_million():

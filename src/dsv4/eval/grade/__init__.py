@@ -43,7 +43,7 @@ GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
 }
 
 
-def judge(grader: str, target: Any, answer: Answer) -> Verdict:
+def verdict_of(grader: str, target: Any, answer: Answer) -> Verdict:
     """The verdict of a grader by its name; cut and refused replies are told by none of them."""
     if answer.scores or grader == "lm_eval":
         return GRADERS[grader](target, answer)
@@ -57,4 +57,4 @@ def judge(grader: str, target: Any, answer: Answer) -> Verdict:
     return verdict
 
 
-__all__ = ["GRADERS", "Answer", "Grade", "Verdict", "judge"]
+__all__ = ["GRADERS", "Answer", "Grade", "Verdict", "verdict_of"]

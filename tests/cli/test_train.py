@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 import dsv4
 from dsv4.atomic import WriteError
 from dsv4.cli import app
+from dsv4.cli import train as cli_train
 from dsv4.data.sources import packages
 from dsv4.data.sources.questions import TASKS
 from dsv4.data.tokens import sha256_of
+from dsv4.interrupt import ENDING
 from dsv4.train.pretrain import Run
 
 WORDS = ["bread", "water", "mix", "flour", "oven", "bake", "slowly", "with", "salt", "and", "wait"]
@@ -177,17 +179,22 @@ def raising(error):
     return call
 
 
-def test_ctrl_c_finishes_the_step_and_resuming_goes_on(command, tmp_path, monkeypatch):
-    whole = Run.train_step
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_finishes_the_step_and_resuming_goes_on(command, tmp_path, monkeypatch, number):
+    whole, text = Run.train_step, cli_train.prepare
 
     def interrupted(run):
         if run.step == 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return whole(run)
 
+    monkeypatch.setattr(cli_train, "prepare", lambda *_: signal.raise_signal(number))
+    done = command("--steps", "3")  # asked while its text is made: at once
+    assert done.exit_code == 128 + number and "begins again" in done.stderr
+    monkeypatch.setattr(cli_train, "prepare", text)
     monkeypatch.setattr(Run, "train_step", interrupted)
     done = command("--steps", "3")
-    assert done.exit_code == 130
+    assert done.exit_code == 128 + number
     assert "stopped after step 2" in done.stderr and "--resume goes on" in done.stderr
     monkeypatch.setattr(Run, "train_step", whole)
     assert command("--steps", "3", "--resume").exit_code == 0

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsv4.cli.errors import INTERRUPTED
 from dsv4.cli.options import Threads, exclude, set_threads
 from dsv4.cli.runs import check_folder, check_writable, export, prepare, print_plan
 from dsv4.cli.streams import note, say
+from dsv4.interrupt import ending, exit_code
 from dsv4.recipes import NAMES, find, is_recipe
 from dsv4.train.override import override
 from dsv4.train.recipe import Recipe, Stage, Text
@@ -100,13 +101,13 @@ def _train(recipe: Recipe, out: Path, minutes: float | None, resume: bool) -> No
 
     whole = joined(recipe.mesh)
     saved, resume = _checked(recipe, out, resume, whole)
-    with claimed(out, "training run") if whole.chief else nullcontext():
+    with ending(), claimed(out, "training run") if whole.chief else nullcontext():
         run = _prepared(recipe, out, minutes, saved, resume, whole)
         with telling(lambda: run.kept):
             if not run.train(_progress()):
                 if whole.chief:
                     note(f"stopped after step {run.step}; {run.kept}")
-                raise typer.Exit(INTERRUPTED)
+                raise typer.Exit(exit_code(run.ended_by or signal.SIGINT))
             weights = dict(whole.weights(run.trainer.model))
             if whole.chief:
                 path = export(out, run.recipe, weights)
@@ -245,6 +246,7 @@ def telling(kept: Callable[[], str]) -> Iterator[None]:
         named = error.filename and error.strerror
         reason = f"{error.filename}: {error.strerror}" if named else str(error)
         raise OSError(f"{reason}; {kept()}") from error
-    except KeyboardInterrupt:
-        note(f"dsv4: interrupted; {kept()}")
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as error:
+        with suppress(OSError):  # of a terminal that was closed
+            note(f"dsv4: interrupted; {kept()}")
+        raise typer.Exit(exit_code(error)) from None

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from dsv4.interrupt import interruptible
+from dsv4.interrupt import ENDING, interruptible
 from dsv4.train.anticipate import Ahead
 from dsv4.train.checkpoints import Checkpoints
 from dsv4.train.data import Feed
@@ -88,6 +88,7 @@ class Run:
         self.metrics = Metrics(out / METRICS_FILE if whole.chief else Path(os.devnull), self.step)
         self.meter = Meter(self.config, self.plan, Sizes.parse(recipe.mesh).processes)
         self.progress: Progress = Lines(lambda line: None)
+        self.ended_by: int | None = None  # the signal that asked this process to end
 
     @property
     def model(self) -> torch.nn.Module:
@@ -108,7 +109,8 @@ class Run:
         return f"the state after step {self.saved} is kept in {file}: --resume goes on"
 
     def train(self, progress: Progress | Callable[[str], None] = print) -> bool:
-        """Run to the last step, or until interrupted; returns whether it came to the end.
+        """Run to the last step, or until a signal of ENDING: then the step at work is finished and
+        saved. Returns whether it came to the end.
 
         Raises: TrainingError, WriteError; what is saved stays as it is.
         """
@@ -117,7 +119,7 @@ class Run:
             self.progress = progress if isinstance(progress, Progress) else Lines(progress)
         sinks = Sinks(recipe.sinks if chief else (), self.out, recipe, say=self.progress.note)
         try:
-            with interruptible(NOTICE) as interrupted:
+            with interruptible(NOTICE, ENDING, patient=self.whole is not WHOLE) as asked:
                 while not self.plan.ended(self.position):
                     row = self.train_step()
                     if row is None:  # it went back
@@ -125,11 +127,12 @@ class Run:
                     row |= self._evaluated(row["stage"])
                     self.metrics.append(row)
                     sinks.log(row)
-                    self.progress.show(row, self.plan.tokens)
-                    stop = self.whole.any(bool(interrupted))
+                    stop = self.whole.any(bool(asked))
                     if stop or self.step % recipe.save_every == 0:
                         self.save()
+                    self.progress.show(row, self.plan.tokens)
                     if stop:
+                        self.ended_by = next(iter(asked), None)
                         return False
         finally:
             sinks.close()

@@ -1,6 +1,6 @@
 import pytest
 
-from dsv4.atomic import WriteError, replacing, whole
+from dsv4.atomic import WriteError, discard, replacing, whole
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -33,3 +33,23 @@ def test_one_file_of_many_keeps_the_error_of_the_system(tmp_path):
     with pytest.raises(ValueError), whole(tmp_path / "file"):
         raise ValueError
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_discarded_loses_its_name_first(tmp_path, monkeypatch):
+    folder, hidden = tmp_path / "folder", tmp_path / ".folder.removing"
+    (folder / "in").mkdir(parents=True)
+    (folder / "in/file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed here
+        discard(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [hidden.name]
+    folder.mkdir()
+    discard(folder)  # what was left goes too
+    (tmp_path / "file").touch()
+    discard(tmp_path / "file")
+    discard(tmp_path / "nothing")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "bad")))
+    folder.mkdir()
+    with pytest.raises(OSError, match=r"folder could not be removed \(bad\)"):
+        discard(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,22 @@ def whole(file: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder with all that it holds. A folder loses its name first: killed in
+    the middle, this leaves `.NAME.removing`, and never half of what was there under its name."""
+    gone = path if path.name.startswith(".") else path.with_name(f".{path.name}.removing")
+    try:
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)
+            return
+        if gone != path:
+            shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed
+            path.rename(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise OSError(f"{path} could not be removed ({error.strerror or error})") from error
 
 
 def write_error(file: Path, error: OSError) -> WriteError:

@@ -109,6 +109,25 @@ def test_a_corrupt_last_state_falls_back_to_the_one_before(run):
     assert again.checkpoints.newest(pytest.fail)["position"]["step"] == 6
 
 
+def test_a_state_of_another_form_is_no_obstacle(run):
+    """What is left of a folder of several processes, at the step of a file; a whole file counts."""
+    one = run(steps=4, save_every=2)
+    assert one.train(lambda line: None)
+    folder = one.checkpoints.folder
+    for step in (2, 4):
+        (folder / f"step-{step:010}").mkdir()
+    assert one.checkpoints.newest(pytest.fail)["position"]["step"] == 4
+    one.checkpoints.file(4).write_bytes(b"")
+    said = []
+    again = run(resume=True, say=said.append, steps=4, save_every=2)
+    assert again.step == 2 and len(said) == 1 and "step-0000000004.pt is damaged" in said[0]
+    (folder / ".step-0000000003.saving").mkdir()  # of killed processes
+    (folder / ".step-0000000003.pt.part").touch()
+    assert again.train(lambda line: None)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["step-0000000002", "step-0000000002.pt", "step-0000000004.pt"]
+
+
 def test_old_states_are_removed_and_regular_ones_stay(tmp_path):
     states = Checkpoints(tmp_path / "states", keep=2, every=10)
     of = SimpleNamespace(model=torch.nn.Linear(2, 2), optimizers=[])

@@ -9,12 +9,11 @@ not matter where else the run was stopped. Another one stays until there is a ne
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsv4.atomic import write_error
+from dsv4.atomic import discard, write_error
 from dsv4.train.state import TrainingError, load_state, save_state
 from dsv4.train.step import Trainer
 
@@ -31,9 +30,16 @@ class Checkpoints:
 
     def file(self, step: int) -> Path:
         """Where the state after `step` steps is, or will be."""
-        found = (self.folder / f"step-{step:010}{suffix}" for suffix in ("", ".pt"))
-        own = self.folder / f"step-{step:010}{self.suffix}"
-        return next((path for path in found if path.exists()), own)
+        return next(iter(self.files(step)), self._own(step))
+
+    def files(self, step: int) -> list[Path]:
+        """All that is there of the state: a file, a folder, or both, where a run came past a
+        damaged one with another number of processes."""
+        either = (self.folder / f"step-{step:010}{suffix}" for suffix in (self.suffix, "", ".pt"))
+        return [path for path in dict.fromkeys(either) if path.exists()]
+
+    def _own(self, step: int) -> Path:
+        return self.folder / f"step-{step:010}{self.suffix}"
 
     def steps(self) -> list[int]:
         """The steps of all states, in order."""
@@ -49,7 +55,8 @@ class Checkpoints:
         held = [other for other in self.steps() if other <= step]
         regular = [other for other in held if other % self.every == 0]
         kept = {step, *regular[-self.keep :]}
-        self._remove(other for other in held if other not in kept)
+        gone = [path for other in held if other not in kept for path in self.files(other)]
+        self._discard([*gone, *(path for path in self.files(step) if path != self._own(step))])
 
     def _write(self, step: int, state: dict[str, Any], of: Trainer) -> None:
         try:
@@ -58,14 +65,12 @@ class Checkpoints:
             raise write_error(self.folder, error) from error
         optimizers = [optimizer.state_dict() for optimizer in of.optimizers]
         tensors = {"model": of.model.state_dict(), "optimizers": optimizers}
-        save_state(self.file(step), state | tensors)
+        save_state(self._own(step), state | tensors)
 
-    def _remove(self, steps: Iterable[int]) -> None:
-        for path in map(self.file, steps):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def _discard(self, paths: Sequence[Path]) -> None:
+        """Remove states, and what killed processes left of some: nobody else writes here."""
+        for path in (*paths, *self.folder.glob(".step-*")):
+            discard(path)
 
     def newest(self, say: Callable[[str], None]) -> dict[str, Any]:
         """The newest state that is whole. Raises TrainingError if there is none."""
@@ -92,18 +97,19 @@ class Checkpoints:
 
     def drop_after(self, step: int) -> None:
         """Remove the states of a way that was left."""
-        self._remove(other for other in self.steps() if other > step)
+        left = (other for other in self.steps() if other > step)
+        self._discard([path for other in left for path in self.files(other)])
 
     def _first(self, steps: list[int], say: Callable[[str], None]) -> dict[str, Any]:
         first: TrainingError | None = None
-        for step in steps:
+        for file in (file for step in steps for file in self.files(step) or [self._own(step)]):
             try:
-                state = load_state(self.file(step))
+                state = load_state(file)
             except TrainingError as error:
                 first = first or error
                 continue
             if first is not None:
-                say(f"{first}; going on from {self.file(step).name}, the one before")
+                say(f"{first}; going on from {file.name}, the one before")
             return state
         assert first is not None
         raise first

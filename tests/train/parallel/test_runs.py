@@ -106,6 +106,7 @@ def damaged(number, recipe, out):
     run._restore(state)
     assert not torch.equal(run.trainer.model.embed.weight.to_local(), before)
     torch.distributed.barrier()
+    half_deleted(number, saved)
     if number == 0:
         (saved.file(1) / "files.json").unlink()
     torch.distributed.barrier()
@@ -120,6 +121,45 @@ def damaged(number, recipe, out):
     with pytest.raises(OSError, match="was not written"):
         run.save()
     return told
+
+
+def half_deleted(number, saved):
+    """A state of which any file is gone, or all, counts as damaged; one that is removed loses its
+    name before its files, and what is left of it goes with the next."""
+    whole, aside = saved.file(1), saved.folder / "aside"
+    files = sorted(path.name for path in whole.iterdir())
+    assert len(files) == 5  # run.pt, files.json, .metadata and two of shards
+    for name in files:
+        if number == 0:
+            (whole / name).rename(aside)
+        torch.distributed.barrier()
+        with pytest.raises(TrainingError, match="damaged"):
+            saved.newest(pytest.fail)
+        torch.distributed.barrier()
+        if number == 0:
+            aside.rename(whole / name)
+    torch.distributed.barrier()
+    assert saved.newest(lambda line: None)["position"]["step"] == 1
+    if number == 0:
+        shutil.copytree(whole, saved.folder / "step-0000000007")
+    torch.distributed.barrier()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed_in_the_middle)
+        if number == 0:
+            with pytest.raises(KeyboardInterrupt):
+                Checkpoints(saved.folder).drop_after(6)
+    torch.distributed.barrier()
+    assert saved.steps() == [1, 2] and saved.newest(lambda line: None)["position"]["step"] == 1
+    torch.distributed.barrier()
+    saved.drop_after(6)
+    assert not list(saved.folder.glob(".step-*"))
+    torch.distributed.barrier()
+
+
+def killed_in_the_middle(folder, ignore_errors=False):
+    for file in sorted(Path(folder).glob("*"))[:2]:
+        file.unlink()
+        raise KeyboardInterrupt
 
 
 def test_a_damaged_state_is_passed_over_in_all_processes(make_recipe, tmp_path):

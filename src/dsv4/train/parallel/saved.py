@@ -11,7 +11,7 @@ import json
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from dsv4.atomic import replacing
+from dsv4.atomic import discard, replacing
 from dsv4.train.checkpoints import Checkpoints
 from dsv4.train.parallel.mesh import Mesh
 from dsv4.train.parallel.shard import as_global, keep_own, whole_shape
@@ -93,7 +93,7 @@ def save(
             stream.write(
                 json.dumps({n: sum_ for part in every for n, sum_ in part.items()}).encode()
             )
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
         half.rename(folder)
 
     try:
@@ -281,11 +281,10 @@ class SharedCheckpoints(Checkpoints):
 
     def _write(self, step: int, state: dict[str, Any], of: Trainer) -> None:
         self.mesh.settle(of.model)
-        save(self.folder / f"step-{step:010}", state, of.model, of.optimizers, self.mesh)
+        save(self._own(step), state, of.model, of.optimizers, self.mesh)
 
-    def _remove(self, steps: Iterable[int]) -> None:
-        chosen = list(steps)
-        dist.barrier(group=self.mesh.group)  # all know the same steps
+    def _discard(self, paths: Sequence[Path]) -> None:
+        dist.barrier(group=self.mesh.group)  # all have seen the same
         if self.mesh.chief:
-            super()._remove(chosen)
+            super()._discard(paths)
         dist.barrier(group=self.mesh.group)

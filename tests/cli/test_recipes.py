@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from train.conftest import config_file, documents, folder, make_recipe  # noqa: F401
 from typer.testing import CliRunner
 
@@ -51,13 +52,20 @@ def test_a_recipe_from_its_file_to_a_model_and_a_picture(recipe_file, tmp_path):
     other = call("train", file, "lr=6e-3", "evaluate_every=2", "--out", out, "--resume")
     assert_refused(other, "lr was 0.005, is 0.006: repeat them")
     assert call("train", "--resume", "--out", out).exit_code == 0  # as it was begun
+    newest = out / "checkpoints/step-0000000004.pt"
+    state = torch.load(newest, weights_only=True)
+    del state["recipe"]["optimizer"]
+    torch.save(state, newest)
+    done = call("train", "--resume", "--out", out)
+    assert done.exit_code == 0
+    assert f"note: {newest} is older than some settings" in done.stderr
+    assert "which have their defaults: optimizer = muon" in done.stderr
 
     copy = tmp_path / "copy"
     done = call("export", out, copy)
     assert done.exit_code == 0 and "the state after step 4" in done.output
     for name in ("config.json", "tokenizer.json", "model.safetensors.index.json"):
         assert (copy / name).read_bytes() == (out / "model" / name).read_bytes()
-    newest = out / "checkpoints/step-0000000004.pt"
     newest.write_bytes(newest.read_bytes()[:-1])
     done = call("export", out, tmp_path / "older")
     assert done.exit_code == 0 and "the state after step 2" in done.output

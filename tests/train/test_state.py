@@ -12,6 +12,7 @@ import torch
 
 from dsv4.atomic import WriteError
 from dsv4.train import state as states
+from dsv4.train.recipe import Recipe
 from dsv4.train.state import TrainingError, check_same, load_state, save_state
 
 FULL = """
@@ -103,6 +104,62 @@ def test_another_runs_state_is_refused_by_what_differs(run, stopped, make_recipe
         torch.save(state | change, file)
         with pytest.raises(TrainingError, match=what):
             run(resume=True)
+
+
+def test_settings_that_came_later_have_their_defaults(run, stopped, make_recipe):
+    """A state of before a setting was there goes on with its default, and with no other value."""
+    file, recipe = state_file(stopped), make_recipe()
+    assert check_same(file, load_state(file), recipe) == {}
+    state = load_state(file)
+    older = state["recipe"]
+    del older["optimizer"], older["stability"]["margin"], older["stages"][0]["least"]
+    del state["config"]["initializer_range"], state["history"]["rollbacks"]
+    for group in (g for kept in state["optimizers"] for g in kept["param_groups"]):
+        del group["weight_decay"]
+    torch.save(state, file)
+    added = {"optimizer": "muon", "stages.0.least": 0, "stability.margin": 10}
+    assert check_same(file, load_state(file), recipe) == added
+    assert Recipe.from_dict(older) == recipe
+    resumed = run(resume=True)
+    assert resumed.train_step()["step"] == 2 and resumed.history.rollbacks == 0
+    for changes, what in (
+        ({"optimizer": "adamw"}, "optimizer was muon, is adamw"),
+        ({"stability": {"margin": 3}}, "stability.margin was 10, is 3"),
+        ({"stages": [{"least": 9}]}, "stages.0.least was 0, is 9"),
+        ({"config": {"initializer_range": 0.5}}, "initializer_range was 0.02, is 0.5"),
+    ):
+        with pytest.raises(TrainingError, match=f"other settings: {what}: repeat"):
+            check_same(file, load_state(file), make_recipe(**changes))
+    del older["stages"][0]["tokens"]
+    with pytest.raises(ValueError, match=r"^stages.0.tokens is missing$"):
+        Recipe.from_dict(older)
+
+
+@pytest.mark.parametrize(
+    "place, what",
+    [
+        ((), "sounds: unknown here"),
+        (("recipe",), "sounds: there is no such setting in this version of dsv4"),
+        (("recipe", "stability"), "stability.sounds: there is no such setting"),
+        (("recipe", "stages", 0), "stages.0.sounds: there is no such setting"),
+        (("config",), "config.sounds: there is no such setting"),
+        (("history",), "history.sounds: unknown here"),
+        (("position",), "position.sounds: unknown here"),
+        (("spikes",), "spikes.sounds: unknown here"),
+        (("ahead",), "ahead.sounds: unknown here"),
+    ],
+)
+def test_a_state_of_a_later_version_is_named(stopped, make_recipe, place, what):
+    file = state_file(stopped)
+    state = inner = load_state(file)
+    for name in place:
+        inner = inner[name]
+    inner["sounds"] = 3
+    torch.save(state, file)
+    with pytest.raises(TrainingError, match="was written by another version of dsv4 ") as error:
+        check_same(file, load_state(file), make_recipe())
+    assert what in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).endswith("go on with that version, or train into another folder")
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path):

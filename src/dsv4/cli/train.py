@@ -155,7 +155,11 @@ def _prepared(
         state = saved.newest(lambda line: note(f"note: {line}") if whole.chief else None)
         if minutes is not None:  # they were made tokens when it began
             recipe = dataclasses.replace(recipe, tokens=state["recipe"]["tokens"])
-        check_same(saved.file(state["position"]["step"]), state, recipe)
+        file = saved.file(state["position"]["step"])
+        added = check_same(file, state, recipe)
+        if added and whole.chief:
+            names = ", ".join(f"{name} = {value}" for name, value in added.items())
+            note(f"note: {file} is older than some settings, which have their defaults: {names}")
     for ratio in recipe.untrained() if whole.chief else ():
         note(f"note: no row closes a block of {ratio}: what compresses those keeps its weights")
     begun = "the same command begins again"

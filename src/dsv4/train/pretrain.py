@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,22 +29,12 @@ from dsv4.train.recipe import Recipe, Stage, Text
 from dsv4.train.schedule import Plan, Position, Step
 from dsv4.train.sinks import Sinks
 from dsv4.train.spike import SpikeDetector
-from dsv4.train.state import TrainingError, restore
+from dsv4.train.state import History, TrainingError, restore
 from dsv4.train.step import NotFinite, Trainer, first_broken, micro_rows
 from dsv4.train.whole import WHOLE, Whole
 
 CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
 NOTICE = "\nfinishing this step; Ctrl-C again stops at once\n"
-
-
-@dataclass
-class History:
-    """What happened to a run beside its steps."""
-
-    skipped: int = 0  # steps that changed nothing
-    rollbacks: int = 0
-    seconds: float = 0.0  # in steps
-    spiked: list[int] = field(default_factory=list)  # steps from which it went back
 
 
 class Run:

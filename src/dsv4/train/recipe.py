@@ -7,7 +7,7 @@ places in rows, padding included; the rate falls over the last `decay` share of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -163,12 +163,46 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The recipe of `to_dict`. Raises ValueError, TypeError."""
-        own = dict(values)
+        """The recipe of `to_dict`, also of an older one's. Raises ValueError."""
+        own, _ = completed(values)
         own["stages"] = tuple(Stage(**stage) for stage in own["stages"])
         own["text"] = tuple(Text(**text) for text in own["text"])
         own["sinks"], own["stability"] = tuple(own["sinks"]), Stability(**own["stability"])
         return cls(**own)
+
+
+def completed(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The plain values of a recipe that was written before some settings were there, with their
+    defaults in; and these, by their names on the command line.
+
+    Raises: ValueError for a setting that is unknown here, or that has no default.
+    """
+    own, added = _complete(Recipe, values, "")
+    for name, kind in (("stages", Stage), ("text", Text)):
+        each = [_complete(kind, one, f"{name}.{n}.") for n, one in enumerate(own[name])]
+        own[name] = [one for one, _ in each]
+        for _, more in each:
+            added |= more
+    own["stability"], more = _complete(Stability, own["stability"], "stability.")
+    return own, added | more
+
+
+def _complete(
+    kind: Any, values: Mapping[str, Any], prefix: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of one dataclass."""
+    known = {one.name: one for one in fields(kind)}
+    if unknown := [prefix + name for name in values if name not in known]:
+        raise ValueError(f"{', '.join(unknown)}: there is no such setting in this version of dsv4")
+    added = {}
+    for name, one in known.items():
+        if name in values:
+            continue
+        if one.default is MISSING and one.default_factory is MISSING:
+            raise ValueError(f"{prefix}{name} is missing")
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        added[name] = _plain(asdict(default) if isinstance(default, Stability) else default)
+    return {**values, **added}, {prefix + name: value for name, value in added.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -6,9 +6,9 @@ unpickling makes tensors and plain containers only.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from dsv4.atomic import replacing
 from dsv4.config import Config
 from dsv4.model.transformer import Transformer
-from dsv4.train.recipe import FREE, Recipe
+from dsv4.train.recipe import FREE, Recipe, completed
+from dsv4.train.schedule import Position
 from dsv4.train.whole import WHOLE, Whole
 
 FIELDS: dict[str, type] = {
@@ -35,6 +36,23 @@ FIELDS: dict[str, type] = {
 
 
 TENSORS = ("model", "optimizers")
+PARTS = {  # what these hold; of `history` more or less than that is another version's
+    "position": tuple(one.name for one in fields(Position)),
+    "ahead": ("feed", "experts", "until", "skipped"),
+    "spikes": ("losses", "running"),
+}
+FOREIGN = "was written by another version of dsv4"
+REMEDY = "go on with that version, or train into another folder"
+
+
+@dataclass
+class History:
+    """What happened to a run beside its steps."""
+
+    skipped: int = 0  # steps that changed nothing
+    rollbacks: int = 0
+    seconds: float = 0.0  # in steps
+    spiked: list[int] = field(default_factory=list)  # steps from which it went back
 
 
 class TrainingError(ValueError):
@@ -58,27 +76,43 @@ def load_state(file: Path) -> dict[str, Any]:
     """A state, whole; the tensors of a folder (train/parallel/saved.py) are not read yet. Raises:
     TrainingError if it is damaged, or no state."""
     try:
-        return _read(file)
+        state = _read(file)
     except Exception as error:  # readers raise whatever damaged bytes make of them
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrainingError(
             f"{file} is damaged or no state of a run ({reason}): put a copy in its place, or train "
             "into another folder; it was left as it is"
         ) from error
+    if other := _other_version(state):
+        raise TrainingError(f"{file} {FOREIGN} ({other}): {REMEDY}")
+    return state
 
 
-def check_same(file: Path, state: Mapping[str, Any], recipe: Recipe) -> None:
-    """Raises TrainingError, naming what differs, for the state of another recipe or model."""
+def check_same(file: Path, state: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The settings that were not there when a state was written, which have their defaults.
+
+    Raises TrainingError, naming what differs, for the state of another recipe or model, or of a
+    version with other settings.
+    """
     config: Config = recipe.model_config
+    then = Config.from_dict(state["config"])
+    try:
+        held, added = completed(state["recipe"])
+        if unknown := sorted(then.extra.keys() - config.extra.keys()):
+            names = ", ".join(f"config.{name}" for name in unknown)
+            raise ValueError(f"{names}: there is no such setting in this version of dsv4")
+    except ValueError as error:
+        raise TrainingError(f"{file} {FOREIGN} ({error}): {REMEDY}") from error
     changed = [
-        *_changes(state["config"], json.loads(config.to_json())),
-        *(_changes(_fixed(state["recipe"]), _fixed(recipe.to_dict()))),
+        *_changes(then.to_dict(), config.to_dict()),
+        *_changes(_fixed(held), _fixed(recipe.to_dict())),
     ]
     if changed:
         raise TrainingError(
             f"{file} was made with another configuration or other settings: {', '.join(changed)}: "
             "repeat them, or train into another folder"
         )
+    return added
 
 
 def _fixed(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,14 +170,27 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(state, dict) or state.keys() != FIELDS.keys():
+    if not isinstance(state, dict) or FIELDS.keys() - state.keys():
         raise ValueError(f"must hold {', '.join(FIELDS)}")
     for name, kind in FIELDS.items():
         if name not in TENSORS and not isinstance(state[name], kind):
             raise ValueError(f"{name} is {type(state[name]).__name__}")
-    if min(state["position"].values(), default=-1) < 0:
+    position = state["position"].values()
+    if not all(isinstance(count, int) for count in position) or min(position, default=-1) < 0:
         raise ValueError(f"position {state['position']}")
     return state
+
+
+def _other_version(state: Mapping[str, Any]) -> str:
+    """What a state of this version would not hold, or would hold; else nothing."""
+    held = {"": (state, FIELDS), "history.": (state["history"], [f.name for f in fields(History)])}
+    held |= {f"{part}.": (state[part], known) for part, known in PARTS.items()}
+    for prefix, (own, known) in held.items():
+        if unknown := [prefix + name for name in own if name not in known]:
+            return f"{', '.join(unknown)}: unknown here"
+        if prefix != "history." and (missing := [prefix + n for n in known if n not in own]):
+            return f"{', '.join(missing)}: missing"
+    return ""
 
 
 def restore(
@@ -174,7 +221,8 @@ def restore(
         raise TrainingError(f"the saved state is not of this model: {unfit}")
     model.load_state_dict(state["model"])
     for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(kept)
+        groups = zip(optimizer.state_dict()["param_groups"], kept["param_groups"], strict=True)
+        optimizer.load_state_dict(kept | {"param_groups": [own | then for own, then in groups]})
 
 
 def _unfit(saved: dict[str, Any], wanted: dict[str, Tensor]) -> str:

@@ -1,6 +1,7 @@
 """`dsv4 eval` as a user runs it."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -44,6 +45,29 @@ def test_going_on_and_grading_anew(folder, tmp_path):
         assert said.exit_code == 0, said.output
         assert (folder / "table.md").read_text() == table
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_grading_anew_knows_what_was_asked(folder):
+    table = (folder / "table.md").read_text()
+    said = run("nano", "--out", folder, "--regrade", "--price-out", 2)
+    assert said.exit_code == 0 and (folder / "table.md").read_text() == table
+    for words, message in (
+        (["--suite", "copy"], "begun with suites"),
+        (["--seed", 0, "--limit", 3], "begun with limit"),
+        (["--out", folder / "none"], "--regrade needs the log"),
+    ):
+        said = run("nano", "--out", folder, "--regrade", *words)
+        assert said.exit_code == 2 and message in said.output
+
+
+def test_contexts_are_known_to_a_log_that_is_graded_anew(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    lines = (copy / "samples.jsonl").read_text().splitlines()
+    settings = json.loads(lines[0]) | {"suites": ["needle_1m"], "context": 4096}
+    (copy / "samples.jsonl").write_text(json.dumps(settings) + "\n")
+    said = run("nano", "--out", copy, "--regrade")
+    assert "not run: needs 1,048,576 tokens of context, the model has 4,096" in said.stdout
 
 
 def test_the_list_names_every_row():

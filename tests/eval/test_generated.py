@@ -1,12 +1,24 @@
 """Generated tests: the same for a seed, right for who answers them, as long as they say."""
 
+from random import Random
+
 import pytest
 
+from dsv4.checkpoint.load import packaged
 from dsv4.eval.generated import LENGTHS, first, tasks
-from dsv4.eval.generated.recall import multi_needle, needle
+from dsv4.eval.generated.recall import MRCR_CHANCE, _piece, multi_needle, needle
 from dsv4.eval.grade import GRADERS, Answer, verdict_of
-from dsv4.eval.subject import Score
+from dsv4.eval.inprocess import EngineSubject
+from dsv4.eval.run import fitted
+from dsv4.eval.subject import Ask, Score
 from dsv4.tokenizer import Tokenizer
+
+
+class Engine:
+    """Nothing is asked of it."""
+
+    context = 1 << 20
+
 
 SHORT = [t for t in tasks() if not t.needs]
 
@@ -43,14 +55,24 @@ def test_lengths_to_a_million():
     assert {t.needs for t in tasks() if t.needs} == set(LENGTHS.values())
 
 
-@pytest.mark.parametrize("make", [needle, multi_needle])
-@pytest.mark.parametrize("tokens", [4096, 16_384])
-def test_as_long_as_they_say(make, tokens):
-    tokenizer = Tokenizer.deepseek()
-    for sample in first(make(0, tokens), 3):
-        count = len(tokenizer.encode("\n".join(m["content"] for m in sample.prompt)))
-        count += 2 * len(sample.prompt)  # roles
-        assert 0.85 * tokens < count <= tokens - 64
+@pytest.mark.parametrize("load", [Tokenizer.deepseek, lambda: Tokenizer.load(packaged())])
+@pytest.mark.parametrize("name", ["needle_4k", "mrcr_4k", "needle_64k", "mrcr_64k"])
+def test_as_long_as_they_say_in_the_subjects_tokens(load, name):
+    """With the reply a prompt fits into the context that is needed, and fills it."""
+    subject = EngineSubject(Engine(), load(), "counts", close=lambda: None)
+    (task,) = (fitted(t, subject) for t in tasks() if t.name == name)
+    for sample in first(task.samples(0), 2):
+        count = subject.count(Ask(sample.prompt)) + task.max_tokens
+        assert 0.96 * task.needs < count <= task.needs
+
+
+def test_the_chance_of_another_reply():
+    rng = Random(1)
+    found = [
+        verdict_of("mrcr", {"code": "c", "text": _piece(rng)}, Answer("c" + _piece(rng))).score
+        for _ in range(2000)
+    ]
+    assert sum(found) / len(found) == pytest.approx(MRCR_CHANCE, abs=0.01)
 
 
 def test_a_needle_at_every_depth():
@@ -67,7 +89,7 @@ def test_the_right_one_of_several_needles():
         question = sample.prompt[-1]["content"]
         same = [m["content"] for m in sample.prompt[:-1] if m["role"] == "assistant"]
         kind = question.partition(" about a ")[0].split()[-1]
-        topic = question.partition(" about a ")[2].partition(".")[0]
+        topic = question.partition(" about a ")[2].partition(",")[0]
         asked = f"Write a {kind} about a {topic}."
         said = [
             r["content"]

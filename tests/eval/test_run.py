@@ -14,8 +14,9 @@ from eval.fake import NAMES, SETTINGS, Fake, evaluate
 
 from dsv4.cost.price import Prices
 from dsv4.eval import report
-from dsv4.eval.log import FILE, Log, LogError, read
+from dsv4.eval.log import FILE, Log, LogError, key_of, read, samples
 from dsv4.eval.run import Plan, ask, graded, run, too_small
+from dsv4.eval.subject import SubjectError
 from dsv4.eval.suites import SMOKE, suite_of
 
 FREE = Prices(0.0, 0.0, 0.0)
@@ -78,6 +79,42 @@ def test_order_and_concurrency_are_nothing(tmp_path):
     assert table(tmp_path / "one") == table(tmp_path / "many")
 
 
+def test_one_writer_at_a_time(tmp_path):
+    log = Log(tmp_path, SETTINGS, resume=False)
+    with pytest.raises(LogError, match="another run is writing"):
+        Log(tmp_path, SETTINGS, resume=True)
+    log.close()
+    Log(tmp_path, SETTINGS, resume=True).close()
+
+
+def test_prompts_are_not_held(tmp_path):
+    evaluate(tmp_path, False)
+    _, logged, _ = read(tmp_path / FILE)
+    assert all("prompt" not in row and "pairs" not in row for row in logged.values())
+    whole = {key_of(row): row for row in samples(tmp_path / FILE)}
+    assert whole.keys() == logged.keys()
+    assert all(row.get("prompt") or row["pairs"] for row in whole.values())
+
+
+def test_a_subject_that_is_lost(tmp_path):
+    """What was under way is kept; going on ends with the same table."""
+
+    class Lost(Fake):
+        def generate(self, ask):
+            if len(self.asked) == 5:
+                raise SubjectError("gone")
+            return super().generate(ask)
+
+    log = Log(tmp_path / "lost", SETTINGS, resume=False)
+    with pytest.raises(SubjectError, match="gone"):
+        run(Plan(suite_of(NAMES).tasks, 12, 0, 3), Lost(), log)
+    log.close()
+    assert 5 <= len(log.rows) < 12
+    evaluate(tmp_path / "lost", True)
+    evaluate(tmp_path / "whole", False)
+    assert table(tmp_path / "lost") == table(tmp_path / "whole")
+
+
 def test_logs_that_are_others(tmp_path):
     evaluate(tmp_path, False)
     with pytest.raises(LogError, match="--resume"):
@@ -121,11 +158,11 @@ def test_grading_anew(tmp_path):
 def test_contexts_that_are_too_small(tmp_path):
     small = Fake(context=2000)
     tasks = suite_of(["needle_4k", "copy"]).tasks
-    assert "needs 4,096" in too_small(tasks[0], small) and not too_small(tasks[1], small)
+    assert "needs 4,096" in too_small(tasks[0], 2000) and not too_small(tasks[1], 2000)
     log = Log(tmp_path, {"model": "fake"}, resume=False)
     run(Plan(tasks, 2), small, log)
     assert {key[0] for key in log.rows} == {"copy"}
-    notes = {"needle_4k": too_small(tasks[0], small)}
+    notes = {"needle_4k": too_small(tasks[0], small.context)}
     rows = report.rows_of(tasks, log.rows, seed=0, prices=FREE, notes=notes)
     assert "not run: needs 4,096 tokens" in report.table(rows, "fake")
 

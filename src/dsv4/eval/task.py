@@ -34,8 +34,8 @@ class Sample:
 class Task:
     """`samples(seed)` gives them in a fixed order. `grader` is a name of GRADERS, `chance` the
     score of who knows nothing. `max_tokens` None: what the window of the effort leaves. `needs`:
-    tokens of context. `base`: the subject goes on with texts. `scale`: what the mean of scores is
-    multiplied with in tables."""
+    tokens of context; `sized` gives its samples in tokens of so many characters. `scale`: what the
+    mean of scores is multiplied with in tables."""
 
     name: str
     title: str
@@ -49,6 +49,7 @@ class Task:
     stop: Sequence[str] = ()
     effort: str = "none"
     needs: int = 0
+    sized: Callable[..., Iterable[Sample]] | None = None
     scale: float = 100.0
     published: Mapping[str, float | None] = field(default_factory=dict)
 

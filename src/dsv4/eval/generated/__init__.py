@@ -78,28 +78,32 @@ def long() -> list[Task]:
     """Needles, one and several, at each length."""
     out = []
     for word, tokens in LENGTHS.items():
+        needle = partial(recall.needle, tokens=tokens)
         out.append(
             Task(
                 f"needle_{word}",
                 f"Needle in {word} tokens",
-                partial(recall.needle, tokens=tokens),
+                needle,
                 "number",
                 "EM",
-                chance=1e-4,
-                max_tokens=64,
+                chance=recall.NEEDLE_CHANCE,
+                max_tokens=recall.REPLY,
                 needs=tokens,
+                sized=needle,
             )
         )
+        several = partial(recall.multi_needle, tokens=tokens)
         out.append(
             Task(
                 f"mrcr_{word}",
                 f"Multi-needle (MRCR's rules), {word} tokens",
-                partial(recall.multi_needle, tokens=tokens),
+                several,
                 "mrcr",
                 "MMR",
-                chance=0.0,
-                max_tokens=256,
+                chance=recall.MRCR_CHANCE,
+                max_tokens=recall.REPLY,
                 needs=tokens,
+                sized=several,
             )
         )
     return out

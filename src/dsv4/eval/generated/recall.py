@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from dsv4.eval.generated.words import ANIMALS, COLOURS, NAMES, PLACES, THINGS, hay
+from dsv4.eval.generated.words import ANIMALS, CHARACTERS, NAMES, THINGS, hay, sentence
 from dsv4.eval.task import Sample, user
 
 COUNT = 50
 KEY_VALUE_CHANCE = 1 / 8  # one of the values that stand there
-SPARE = 300  # tokens that a question and its answer take
-SAID = 0.82  # of a conversation's tokens; the rest are its questions and roles
+NEEDLE_CHANCE = 1 / 9000  # of all numbers of four digits
+SENTENCES = 8  # of a reply, so that it is long enough for difflib to leave single letters alone
+MRCR_CHANCE = 0.085  # of another reply behind the right code
+REPLY = 256  # tokens
+SPARE = 64 + REPLY  # tokens that a question and its answer take
+FILLED = 0.99  # of a length: how many tokens a text has is known from a part of it
+ROLE = 3  # tokens of a message beside its text
 KINDS = ("poem", "letter", "riddle", "song", "tale", "speech")
 NEEDLES = (2, 4, 8)
 
@@ -43,11 +48,11 @@ def key_value(seed: int) -> Iterator[Sample]:
         yield Sample(str(n), str(values[k]), user("\n".join([*lines, question])))
 
 
-def needle(seed: int, tokens: int) -> Iterator[Sample]:
-    """A number of four digits at every depth of a text."""
+def needle(seed: int, tokens: int, characters: float = CHARACTERS) -> Iterator[Sample]:
+    """A number of four digits at every depth of a text; a token has so many `characters`."""
     for n in range(COUNT):
         rng = _rng(seed, f"needle {tokens}", n)
-        text = hay(rng, tokens - SPARE)
+        text = hay(rng, characters * (FILLED * tokens - SPARE))
         thing, secret = rng.choice(THINGS), rng.randrange(1000, 10_000)
         place = len(text) * (n % 11) // 10
         text.insert(place, f"The secret number of the {thing} is {secret}.")
@@ -55,7 +60,7 @@ def needle(seed: int, tokens: int) -> Iterator[Sample]:
         yield Sample(str(n), str(secret), user(f"{' '.join(text)}\n\n{question}"))
 
 
-def multi_needle(seed: int, tokens: int) -> Iterator[Sample]:
+def multi_needle(seed: int, tokens: int, characters: float = CHARACTERS) -> Iterator[Sample]:
     """A conversation in which the same thing was asked for several times; the k-th is wanted.
 
     By MRCR's rules: the reply begins with a code, and is then compared letter by letter.
@@ -64,43 +69,43 @@ def multi_needle(seed: int, tokens: int) -> Iterator[Sample]:
         rng = _rng(seed, f"mrcr {tokens}", n)
         kind, topic = rng.choice(KINDS), rng.choice(ANIMALS)
         count = NEEDLES[n % len(NEEDLES)]
-        asked = [(kind, topic)] * count
-        talk: list[dict[str, str]] = []
-        pieces = [_piece(rng, topic) for _ in asked]
-        others = hay(rng, max(0, int(SAID * (tokens - SPARE - 60 * count))))
-        turns: list[tuple[str, str]] = []
-        step = 6
-        for at in range(0, len(others), step):
-            other = (rng.choice(KINDS), rng.choice(THINGS))  # never the topic: those are animals
-            turns.append(
-                (f"Write a {other[0]} about a {other[1]}.", " ".join(others[at : at + step]))
-            )
-        places = sorted(rng.randrange(len(turns) + 1) for _ in asked)
-        for place, piece in reversed(list(zip(places, pieces, strict=True))):
-            turns.insert(place, (f"Write a {kind} about a {topic}.", piece))
-        for question, reply in turns:
-            talk += [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": reply},
-            ]
+        pieces = [_piece(rng) for _ in range(count)]
+        same = [(f"Write a {kind} about a {topic}.", piece) for piece in pieces]
+        turns = _turns(rng, characters, FILLED * tokens - SPARE - _tokens(same, characters))
+        places = sorted(rng.randrange(len(turns) + 1) for _ in same)
+        for place, turn in reversed(list(zip(places, same, strict=True))):
+            turns.insert(place, turn)
+        talk = [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
         k = rng.randrange(count)
         code = "".join(rng.choices("abcdefghijkmnpqrstuvwxyz23456789", k=10))
         question = (
-            f"Write {code} and then, exactly as you wrote it, the {_nth(k)} {kind} about a "
-            f"{topic}. Write nothing else."
+            f"Prepend {code} to the {_nth(k)} {kind} about a {topic}, exactly as you wrote it. "
+            "Write nothing else."
         )
         talk.append({"role": "user", "content": question})
         yield Sample(str(n), {"code": code, "text": pieces[k]}, talk)
 
 
-def _piece(rng: random.Random, topic: str) -> str:
-    """A text that no other is like."""
-    lines = [
-        f"The {rng.choice(COLOURS)} {topic} met {rng.choice(NAMES)} in the {rng.choice(PLACES)},",
-        f"and found {rng.randrange(2, 100)} {rng.choice(COLOURS)} {rng.choice(THINGS)}s there.",
-        f"{rng.choice(NAMES)} gave it a {rng.choice(THINGS)} on day {rng.randrange(1, 366)}.",
-    ]
-    return " ".join(lines)
+def _turns(rng: random.Random, characters: float, tokens: float) -> list[tuple[str, str]]:
+    """Other requests and their replies of about so many tokens."""
+    turns: list[tuple[str, str]] = []
+    while tokens > 0:
+        asked = f"Write a {rng.choice(KINDS)} about a {rng.choice(THINGS)}."  # topics are animals
+        turns.append((asked, _piece(rng)))
+        tokens -= _tokens(turns[-1:], characters)
+    return turns
+
+
+def _tokens(turns: Sequence[tuple[str, str]], characters: float) -> float:
+    return sum(len(text) / characters + ROLE for turn in turns for text in turn)
+
+
+def _piece(rng: random.Random) -> str:
+    return " ".join(sentence(rng) for _ in range(SENTENCES))
 
 
 def _nth(k: int) -> str:

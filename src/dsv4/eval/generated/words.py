@@ -28,10 +28,10 @@ def sentence(rng: random.Random) -> str:
     return f"{name} looked for the {animal} in the {place}."
 
 
-def hay(rng: random.Random, tokens: int) -> list[str]:
-    """Sentences of about so many tokens."""
-    left, out = tokens * CHARACTERS, []
-    while left > 0:
+def hay(rng: random.Random, characters: float) -> list[str]:
+    """Sentences of about so many characters."""
+    out: list[str] = []
+    while characters > 0:
         out.append(sentence(rng))
-        left -= len(out[-1]) + 1
+        characters -= len(out[-1]) + 1
     return out

@@ -16,6 +16,6 @@ def mrcr(target: Mapping[str, str], answer: Answer) -> Verdict:
     code = target["code"]
     if not answer.text.startswith(code):
         return unparsed(f"does not begin with {code}: {answer.text[:40]!r}")
-    said = answer.text[len(code) :].strip()
-    score = SequenceMatcher(None, said, target["text"].strip()).ratio()
+    said = answer.text.removeprefix(code)
+    score = SequenceMatcher(None, said, target["text"]).ratio()
     return share(score, f"{score:.3f} alike: {said[:40]!r}")

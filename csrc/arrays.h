@@ -14,6 +14,7 @@ namespace nb = nanobind;
 
 using Bytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<double, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<int64_t, nb::c_contig, nb::device::cpu>;
 
 // An array as it is: a converted copy would be read once, and written to in vain.

@@ -29,10 +29,32 @@ void require_token(int64_t id, int64_t vocabulary) {
   }
 }
 
+using Numbers = nb::ndarray<int32_t, nb::c_contig, nb::device::cpu>;
+
+Draws draws_of(Floats logits, Table counts, Numbers ids, Doubles weights) {
+  require_shape("logits", shape_of(logits), {-1, -1});
+  const int64_t rows = logits.shape(0), vocabulary = logits.shape(1);
+  require_shape("counts", shape_of(counts), {rows});
+  int64_t sum = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t count = counts.data()[row];
+    if (count < 1 || count > vocabulary) {
+      throw std::invalid_argument(std::to_string(count) + " tokens of " + std::to_string(vocabulary));
+    }
+    sum += count;
+  }
+  require_shape("ids", shape_of(ids), {sum});
+  require_shape("weights", shape_of(weights), {sum});
+  Draws draws{};
+  draws.rows = rows, draws.vocabulary = vocabulary, draws.logits = logits.data();
+  draws.counts = counts.data(), draws.ids = ids.data(), draws.weights = weights.data();
+  return draws;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.attr("ABI") = 8;  // raised here and in ops/native.py whenever a name or an argument changes
+  m.attr("ABI") = 9;  // raised here and in ops/native.py whenever a name or an argument changes
 
   nb::class_<OwnedMatrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t, Bytes, std::optional<Bytes>,
@@ -240,6 +262,35 @@ NB_MODULE(_native, m) {
         for (int64_t i = 0; i < b; ++i) require_token(ids[i], vocabulary);
         alone([&] { kernels()->markov(m.value, ids, b, n, k, rows, base, out, sure); });
       });
+
+  m.def("survey", [](Floats logits, Floats lowest, Floats highest, Table best) {
+    require_shape("logits", shape_of(logits), {-1, -1});
+    const int64_t rows = logits.shape(0), vocabulary = logits.shape(1);
+    if (vocabulary < 1) throw std::invalid_argument("there are no logits");
+    require_shape("lowest", shape_of(lowest), {rows});
+    require_shape("highest", shape_of(highest), {rows});
+    require_shape("best", shape_of(best), {rows});
+    alone([&] {
+      kernels()->survey(logits.data(), rows, vocabulary, lowest.data(), highest.data(), best.data());
+    });
+  }, strict("logits"), strict("lowest"), strict("highest"), strict("best"));
+  m.def("weigh", [](Floats logits, Table counts, Numbers ids, Doubles weights, Doubles temperatures) {
+    Draws draws = draws_of(logits, counts, ids, weights);
+    require_shape("temperatures", shape_of(temperatures), {draws.rows});
+    draws.temperatures = temperatures.data();
+    alone([&] { kernels()->weigh(draws); });
+  }, strict("logits"), strict("counts"), strict("ids"), strict("weights"), strict("temperatures"));
+  m.def("pick", [](Floats logits, Table counts, Numbers ids, Doubles weights, Doubles top_p,
+                   Doubles min_p, Doubles uniforms, Table chosen) {
+    Draws draws = draws_of(logits, counts, ids, weights);
+    require_shape("top_p", shape_of(top_p), {draws.rows});
+    require_shape("min_p", shape_of(min_p), {draws.rows});
+    require_shape("uniforms", shape_of(uniforms), {draws.rows});
+    require_shape("chosen", shape_of(chosen), {draws.rows});
+    draws.top_p = top_p.data(), draws.min_p = min_p.data(), draws.uniforms = uniforms.data();
+    alone([&] { kernels()->pick(draws, chosen.data()); });
+  }, strict("logits"), strict("counts"), strict("ids"), strict("weights"), strict("top_p"),
+     strict("min_p"), strict("uniforms"), strict("chosen"));
 
   m.def("attend_keys", [](Floats q, Floats keys, Floats sink, bool low, Floats o) {
     require_shape("q", shape_of(q), {-1, -1});

@@ -1,6 +1,7 @@
 // The sub-layers of a block and the output head, each one call: streams in, streams out in place.
 #pragma once
 
+#include "draw.h"
 #include "layer.h"
 #include "training.h"
 
@@ -23,6 +24,10 @@ struct Kernels {
   // → logits [batch, vocabulary] and confidence [batch] once the token before is known
   void (*markov)(const Markov&, const int64_t* tokens, int64_t batch, int64_t block, int64_t k,
                  const float* hidden, const float* logits, float* corrected, float* confidence);
+  // draw.cpp: the next token of rows of logits
+  void (*survey)(const float* x, int64_t rows, int64_t n, float* lowest, float* highest, int64_t* best);
+  void (*weigh)(const Draws&);
+  void (*pick)(const Draws&, int64_t* chosen);
   // single operators, for tests: float32 in and out
   void (*multiply)(const Matrix&, const float* x, int64_t rows, bool low, float* y);
   void (*attend_keys)(const float* q, int64_t heads, int64_t c, const float* keys, int64_t count,

@@ -63,6 +63,7 @@ void keys(const float* x, int64_t rows, int64_t ic, uint8_t* packed, float* back
 
 const Kernels KERNELS{DSV4_TEXT(DSV4_ISA), attend_layer, mix_layer,     head_logits,
                       remember_layer,      make_context, join_rows,     correct_row,
+                      survey_rows,         weigh_rows,   pick_rows,
                       multiply_rows,       attend_keys,  choose,        hyper,
                       entries,             keys,
                       {multiply_floats, train_experts, train_experts_back, train_read, train_read_back,

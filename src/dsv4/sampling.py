@@ -1,26 +1,24 @@
-"""p ∝ softmax(logits / temperature), cut to the top-k, then top-p, then min-p, renormalised.
+"""How tokens are drawn: settings, what they make of a row of logits, and draws of whole batches.
 
-All rows of a batch at once, each with settings and random numbers of its own, so that a row's draw
-does not depend on its neighbours. Every cut keeps the n likeliest tokens, equal ones by lower id:
-one n for each row says all of them.
+The arithmetic is `ops/draw.py`: each row has settings and random numbers of its own, so that its
+draw does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from dsv4.ops import draw as ops
+from dsv4.ops.draw import draw as draw
+from dsv4.ops.draw import survey
 from dsv4.protocol.stop import stop_strings
-
-LIKELIEST = 256  # sorted at first: a nucleus is seldom larger
-LOWEST = sys.float_info.min  # temperatures below it have the same limit
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,6 @@ class Sampling:
         """Only the most likely token can come."""
         return self.temperature == 0 or self.top_k == 1
 
-    @property
-    def cuts(self) -> bool:
-        """Some tokens cannot come."""
-        return self.greedy or self.top_k > 0 or self.top_p < 1 or self.min_p > 0
-
     def generator(self, number: int = 0) -> np.random.Generator:
         """The random numbers of sequence `number`: another stream for every seed and number."""
         if self.seed is None:
@@ -83,9 +76,10 @@ def sample(
     logits: Tensor, settings: Sequence[Sampling], generators: Sequence[np.random.Generator]
 ) -> list[int]:
     """One token id for each row of logits [b, vocab]. Raises as `probabilities`."""
-    _check_finite(logits)
+    seen = survey(logits)
+    _check_finite(logits, seen)
     if all(row.greedy for row in settings):
-        return logits.argmax(-1).tolist()
+        return seen.best
     return drawn(logits, settings, [generator.random() for generator in generators]).tolist()
 
 
@@ -94,34 +88,14 @@ def probabilities(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
 
     Raises ValueError for logits that are not finite, at any temperature.
     """
-    _check_finite(logits)
-    return distribution(logits, settings)
-
-
-def distribution(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
-    """`probabilities`, unchecked: −∞ marks a token that may not come; one at least may."""
-    probs = logits.new_zeros(logits.shape, dtype=torch.float64)
-    for rows, ids, some in _kinds(logits, settings):
-        if ids is None:
-            probs[rows] = some
-        else:
-            probs[rows] = probs[rows].scatter_add(-1, ids, some)  # padding adds nothing to id 0
-    return probs
+    _check_finite(logits, survey(logits))
+    return ops.distribution(logits, _cuts(logits, settings))
 
 
 def drawn(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
-    """`draw` of `distribution`: the same ids [b], without the tokens that cannot come."""
-    chosen = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-    for rows, ids, some in _kinds(logits, settings):
-        places = draw(some, [uniforms[row] for row in rows])
-        chosen[rows] = places if ids is None else ids.gather(-1, places.unsqueeze(-1)).squeeze(-1)
-    return chosen
-
-
-def finite(logits: Tensor) -> Tensor:
-    """Which rows of [b, vocab] hold numbers only: bool [b]."""
-    lowest, highest = logits.amin(-1), logits.amax(-1)  # NaN prevails; many times aminmax's speed
-    return lowest.isfinite() & highest.isfinite()
+    """`draw` of the distribution, unchecked: ids [b]. −∞ marks a token that may not come; one at
+    least may."""
+    return ops.drawn(logits, _cuts(logits, settings), uniforms)
 
 
 def not_finite(row: Tensor) -> ValueError:
@@ -133,109 +107,21 @@ def not_finite(row: Tensor) -> ValueError:
     )
 
 
-def first_largest(x: Tensor, least: Tensor, count: Tensor | int) -> Tensor:
-    """The `count` [b, 1] largest of each row, of which `least` [b, 1] is the smallest, equal ones
-    by lower index: bool [b, n]."""
-    above, equal = x > least, x == least
-    room = count - above.sum(-1, keepdim=True)
-    return above | (equal & (equal.cumsum(-1) <= room))
-
-
-def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """Ids [b] from probs [b, vocab] and one number of [0, 1) a row, by the inverse of the sums."""
-    sums = probs.cumsum(-1)
-    whole = sums[:, -1:]
-    aims = _column(uniforms, probs) * whole
-    found = torch.searchsorted(sums, aims, right=True)  # the first token whose sum is above the aim
-    last = torch.searchsorted(sums, whole.contiguous())  # rounding must not lead past it
-    return torch.minimum(found, last).squeeze(-1)
-
-
-def _kinds(
-    logits: Tensor, settings: Sequence[Sampling]
-) -> Iterator[tuple[list[int], Tensor | None, Tensor]]:
-    """Rows without a cut, then those with one: their numbers, the ids that may come [r, some] in
-    rising order (None: all), and their probabilities float64 [r, some]; padding has none."""
-    for cut in (False, True):
-        rows = [row for row, setting in enumerate(settings) if setting.cuts is cut]
-        if not rows:
-            continue
-        x, some = logits if len(rows) == len(logits) else logits[rows], [settings[r] for r in rows]
-        ids, weights = _cut(x, some) if cut else (None, _weights(x, some))
-        # cumsum adds in one order in any batch, and zeros between change nothing
-        yield rows, ids, weights.div_(weights.cumsum(-1)[:, -1:])
-
-
-def _weights(x: Tensor, settings: Sequence[Sampling], highest: Tensor | None = None) -> Tensor:
-    """exp((x − max x) / temperature) in float64: the likeliest token weighs 1."""
-    weights = x.to(torch.float64, copy=True)
-    weights -= weights.amax(-1, keepdim=True) if highest is None else highest
-    temperatures = [1.0 if s.greedy else max(s.temperature, LOWEST) for s in settings]
-    if any(t != 1 for t in temperatures):
-        weights /= _column(temperatures, weights)
-    return weights.exp_()
-
-
-def _cut(logits: Tensor, settings: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
-    """The `count` likeliest of each row, equal ones by lower id: ids rising [b, some], weights."""
-    best, count = _likeliest(logits, settings)
-    least = best.gather(-1, count - 1).to(logits.dtype)  # [b, 1]
-    row, token = (logits >= least).nonzero(as_tuple=True)
-    sizes = row.bincount(minlength=len(logits))  # more than `count` where some equal the least
-    place = torch.arange(len(row), device=row.device) - (sizes.cumsum(0) - sizes)[row]
-    ids = token.new_zeros(len(logits), int(sizes.max()))
-    ids[row, place] = token
-    x = logits.new_full(ids.shape, -torch.inf)
-    x[row, place] = logits[row, token]
-    weights = _weights(x, settings, best[:, :1])
-    return ids, weights * first_largest(x, least, count)
-
-
-def _likeliest(logits: Tensor, settings: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
-    """The highest logits of each row, falling, float64 [b, many], and how many stay [b, 1]."""
+def _cuts(logits: Tensor, settings: Sequence[Sampling]) -> ops.Cuts:
     vocab = logits.shape[-1]
-    ks = [1 if s.greedy else min(s.top_k or vocab, vocab) for s in settings]
-    many = max([LIKELIEST, *(k + 1 for k in ks if k < vocab)])
-    mass = None  # of all tokens, where top-p is a share of that
-    if any(s.top_p < 1 and k == vocab for s, k in zip(settings, ks, strict=True)):
-        mass = _weights(logits, settings).cumsum(-1)[:, -1:]
-    while True:
-        many = min(many, vocab)
-        best = _largest(logits, many).double()
-        k = _column(ks, best)
-        top_p = _column([s.top_p if s.top_p < 1 else float("inf") for s in settings], best)
-        min_p = _column([s.min_p for s in settings], best)
-        ranks = torch.arange(many, device=best.device)
-        weights = _weights(best, settings) * (ranks < k)
-        sums = weights.cumsum(-1)
-        of_all = sums[:, -1:]  # top-p is a share of the top-k
-        if mass is not None:
-            of_all = torch.where(k < vocab, of_all, mass)
-        stays = (ranks < k) & (sums - weights < top_p * of_all) & (weights >= min_p)
-        count = stays.sum(-1, keepdim=True).clamp(min=1)  # the likeliest always stays
-        if many == vocab or bool((count < many).all()):
-            return best, count
-        many *= 8
+    return ops.Cuts(
+        [1.0 if s.greedy else max(s.temperature, ops.LOWEST) for s in settings],
+        [1 if s.greedy else min(s.top_k or vocab, vocab) for s in settings],
+        [s.top_p if s.top_p < 1 else math.inf for s in settings],
+        [s.min_p for s in settings],
+    )
 
 
-def _largest(x: Tensor, many: int) -> Tensor:
-    """The `many` largest of each row, falling: [b, many]."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return x.topk(many).values
-    values = x.detach().numpy()  # whose partition is ten times as fast as topk
-    values = np.partition(values, x.shape[-1] - many, axis=-1)[:, x.shape[-1] - many :]
-    return torch.from_numpy(np.sort(values, axis=-1)[:, ::-1].copy())
-
-
-def _check_finite(logits: Tensor) -> None:
+def _check_finite(logits: Tensor, seen: ops.Surveyed) -> None:
     """Raises ValueError if any logit is NaN or infinite."""
-    good = finite(logits)
-    if not bool(good.all()):
-        raise not_finite(logits[int((~good).nonzero()[0])])
-
-
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(-1)
+    for row, fine in enumerate(seen.finite):
+        if not fine:
+            raise not_finite(logits[row])
 
 
 def _number(name: str, value: Any) -> float:

@@ -22,7 +22,8 @@ from dsv4.model.cache import Cache
 from dsv4.model.draft import Proposal, propose, remember
 from dsv4.model.transformer import Transformer
 from dsv4.ops.accept import accept_greedy, accept_sampled
-from dsv4.sampling import Sampling, draw, probabilities, sample
+from dsv4.ops.draw import draw
+from dsv4.sampling import Sampling, probabilities, sample
 
 Choose = Callable[[Tensor], Tensor]
 

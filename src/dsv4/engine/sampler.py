@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import isfinite
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor
 from dsv4.engine.constraint import Constraint, apply_words, mask_all, word_count
 from dsv4.engine.penalties import Penalties
 from dsv4.engine.request import GrammarError, Job, Token
-from dsv4.sampling import drawn, finite, first_largest, not_finite
+from dsv4.ops.draw import Surveyed, first_largest, survey
+from dsv4.sampling import drawn, not_finite
 
 
 class Row:
@@ -97,11 +99,14 @@ def choose_runs(
     counts = [len(ids) + 1 for ids in drafts]
     firsts = list(accumulate(counts, initial=0))
     assert len(logits) == firsts[-1], "one row of logits for each token that may be chosen"
-    failed = _not_finite(logits)
-    x, alive = _edited(logits, rows, drafts, firsts, failed)
+    seen = survey(logits)
+    failed: dict[int, Exception] = {
+        i: not_finite(logits[i]) for i, fine in enumerate(seen.finite) if not fine
+    }
+    x, alive, seen = _edited(logits, rows, drafts, firsts, failed, seen)
     numbers = [len(row.sampled) + k for row, n in zip(rows, counts, strict=True) for k in range(n)]
     owners = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
-    chosen = _chosen(x, owners, numbers, [i for i in alive if i not in failed])
+    chosen = _chosen(x, seen, owners, numbers, [i for i in alive if i not in failed])
     runs: list[list[int] | Exception] = []
     for row, ids, first in zip(rows, drafts, firsts, strict=False):
         tokens: list[int] = []
@@ -135,25 +140,21 @@ def told(logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[Token]
     ]
 
 
-def _not_finite(logits: Tensor) -> dict[int, Exception]:
-    """What is wrong with which rows."""
-    good = finite(logits).tolist()
-    return {i: not_finite(logits[i]) for i, fine in enumerate(good) if not fine}
-
-
 def _edited(
     logits: Tensor,
     rows: Sequence[Row],
     drafts: Sequence[Sequence[int]],
     firsts: Sequence[int],
     failed: dict[int, Exception],
-) -> tuple[Tensor, list[int]]:
-    """Logits with penalties, bias and grammar (−∞: may not come), and which of them may count.
+    seen: Surveyed,
+) -> tuple[Tensor, list[int], Surveyed]:
+    """Logits with penalties, bias and grammar (−∞: may not come), which of them may count, and what
+    there is to see then, as `seen` is of those without.
 
     Adds to `failed` what went wrong.
     """
     if all(row.plain for row in rows):
-        return logits, list(range(len(logits)))
+        return logits, list(range(len(logits))), seen
     x = logits.clone()
     words = torch.full((len(x), word_count(x.shape[-1])), -1, dtype=torch.int32)
     alive: list[int] = []
@@ -171,12 +172,11 @@ def _edited(
                 held.append(i)
     if held:
         apply_words(x, words, held)
-    edited = [i for i in alive if i not in failed]
-    highest = x[edited].amax(-1).isfinite().tolist() if edited else []
-    for i, fine in zip(edited, highest, strict=True):
-        if not fine:
+    seen = survey(x)
+    for i in alive:
+        if i not in failed and not isfinite(seen.highest[i]):
             failed[i] = GrammarError("logit_bias and the grammar together let no token come")
-    return x, alive
+    return x, alive, seen
 
 
 def _walk(
@@ -225,20 +225,16 @@ def _take(row: Row, draft: int, words: Tensor) -> bool:
 
 
 def _chosen(
-    x: Tensor, owners: Sequence[Row], numbers: Sequence[int], alive: list[int]
+    x: Tensor, seen: Surveyed, owners: Sequence[Row], numbers: Sequence[int], alive: list[int]
 ) -> dict[int, int]:
     """Token `numbers[i]` of the job `owners[i]`, for each row i of x [n, vocab] that is alive."""
-    greedy = [i for i in alive if owners[i].job.sampling.greedy]
-    others = [i for i in alive if not owners[i].job.sampling.greedy]
-    chosen: dict[int, int] = {}
-    if greedy:
-        chosen.update(zip(greedy, _rows(x, greedy).argmax(-1).tolist(), strict=True))
+    chosen = {i: seen.best[i] for i in alive if owners[i].job.sampling.greedy}
+    others = [i for i in alive if i not in chosen]
     if others:
         settings = [owners[i].job.sampling for i in others]
         uniforms = [owners[i].uniform(numbers[i]) for i in others]
-        chosen.update(
-            zip(others, drawn(_rows(x, others), settings, uniforms).tolist(), strict=True)
-        )
+        found = drawn(_rows(x, others), settings, uniforms).tolist()
+        chosen.update(zip(others, found, strict=True))
     return chosen
 
 

@@ -21,7 +21,7 @@ class Fake:
     """`reply`: ids that it says; `takes_ids`, `gives_ids`, `extended`, `holds`: see `Able`.
 
     `status` is answered to completions if it is not 200; `cut` breaks the stream off after so many
-    tokens; `pause` is waited before each.
+    tokens, `fails` says this in place of a chunk there; `pause` is waited before each.
     """
 
     def __init__(self, tokenizer, **chosen):
@@ -37,6 +37,7 @@ class Fake:
             0,
         )
         self.group = 1  # tokens of a chunk
+        self.fails = None
         self.finish = None  # another reason than stop or length
         self.__dict__.update(chosen)
         self.asked = []
@@ -112,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         said = fake.reply[: body["max_tokens"]]
         for first in range(0, len(said), fake.group):
             if fake.cut is not None and first >= fake.cut:
-                return
+                return self.event(fake.fails) if fake.fails is not None else None
             if fake.pause:
                 time.sleep(fake.pause)
             self.chunk(body, said[first : first + fake.group])

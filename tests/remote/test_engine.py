@@ -256,6 +256,37 @@ def test_what_another_began_needs_a_server_that_can_go_on(front, tokenizer):
 FREE = Sampling(max_tokens=10)
 
 
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ({"error": {"message": "no way on", "type": "invalid_request_error", "code": "x"}}, 400),
+        ({"error": {"message": "no way on", "type": "BadRequestError", "code": 400}}, 400),
+        ({"object": "error", "message": "no way on", "type": "BadRequestError", "code": 422}, 422),
+        ({"error": "no way on", "code": "400"}, 400),
+        ({"error": {"message": "no way on", "type": "internal_error", "code": "x"}}, None),
+        ({"error": {"message": "ending", "type": "service_unavailable", "code": 503}}, None),
+        ({"error": "what it is not told"}, None),
+        ({"object": "error"}, None),
+        ({"choices": 7}, None),
+        ([], None),
+    ],
+)
+@pytest.mark.parametrize("cut", [0, 2])
+def test_a_request_that_fails_is_no_lost_server(front, tokenizer, event, status, cut):
+    """It would fail anywhere; what a server itself is to blame for, another may do."""
+    with faking(tokenizer, cut=cut, fails=event) as bad, faking(tokenizer, reply=[8, 1]) as good:
+        engine = front(bad.url, good.url)
+        found = [run(engine, [n, n, n], sampling=FREE) for n in range(1, 9)]
+        assert bad.asked and engine.backends()[0].failures == (0 if status else len(bad.asked))
+        if status is None:
+            assert all(heard.ids in ([8, 1], [*[5, 6][:cut], 8, 1]) for heard in found)
+            return
+        failed = [heard for heard in found if heard.end.error is not None]
+        assert len(failed) == len(bad.asked) and engine.statistics()["resumed"] == 0
+        assert all(heard.ids == [5, 6][:cut] for heard in failed)
+        assert {(str(h.end.error), h.end.error.status) for h in failed} == {("no way on", status)}
+
+
 @pytest.mark.parametrize("job", [{"sampling": FREE}, {"sampling": Sampling(temperature=0)}])
 def test_chance_goes_on_anywhere(front, tokenizer, job):
     with faking(tokenizer, cut=2) as bad, faking(tokenizer, reply=[8, 1]) as good:

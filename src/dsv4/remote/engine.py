@@ -281,7 +281,7 @@ class RemoteEngine:
                 raise
             if run.end is None:
                 raise LostError("it is out") from None
-        except (httpx.HTTPError, LostError):
+        except (httpx.HTTPError, LostError, RemoteError):
             if run.end is None:  # else only its last word is missing
                 raise
         finally:

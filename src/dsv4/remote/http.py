@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 LARGEST = 64 << 20  # bytes of one event
+WRONG = ("invalid_request_error", "BadRequestError")  # OpenAI's word for a wrong request, vLLM's
 
 
 class AddressError(ValueError):
@@ -82,6 +83,20 @@ def message_of(body: Any) -> str:
             if isinstance(found, Mapping) and (inner := message_of(found)):
                 return inner
     return ""
+
+
+def status_of(body: Mapping[str, Any]) -> int:
+    """The status that an error in the middle of a stream stands for, in any of the usual shapes:
+    500 where it does not say.
+    """
+    inner = body.get("error")
+    for part in (inner, body) if isinstance(inner, Mapping) else (body,):
+        code, kind = str(part.get("code")), str(part.get("type"))
+        if code.isascii() and code.isdecimal() and len(code) == 3:
+            return int(code)
+        if kind in WRONG:
+            return 400
+    return 500
 
 
 def reason(error: Exception, url: str) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from dsv4.engine.request import Job, RemoteError, Token
-from dsv4.remote.http import message_of
+from dsv4.remote.http import message_of, status_of
 from dsv4.remote.text import TextIds
 from dsv4.tokenizer import Tokenizer
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 LARGEST_SEED = 1 << 63
+OWN = (400, 413, 422)  # what a request itself is to blame for
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,9 @@ class Heard:
         self._text = TextIds(self.tokenizer)
 
     def read(self, data: bytes) -> list[Token]:
-        """The tokens of one event. Raises LostError for an error in place of a chunk."""
+        """The tokens of one event. Raises LostError for what is no chunk, or a fault of the server,
+        and RemoteError where the request itself failed, as it would elsewhere.
+        """
         if data == b"[DONE]":
             self.done = True
             return []
@@ -202,8 +205,14 @@ class Heard:
             chunk = json.loads(data)
         except ValueError as error:
             raise LostError("the stream holds what is no JSON") from error
-        if not isinstance(chunk, Mapping) or chunk.get("error"):
-            raise LostError(message_of(chunk) or "the stream holds an error")
+        if isinstance(chunk, Mapping) and (chunk.get("error") or chunk.get("object") == "error"):
+            _fail(chunk)
+        try:
+            return self._tokens(chunk)
+        except (TypeError, AttributeError, LookupError, ValueError) as error:
+            raise LostError("the stream holds what is no chunk of a completion") from error
+
+    def _tokens(self, chunk: Mapping[str, Any]) -> list[Token]:
         self._account(chunk)
         choices = chunk.get("choices") or [{}]
         choice = choices[0]
@@ -240,6 +249,16 @@ class Heard:
         self.missed = own.get("not_reused_because") or self.missed
         self.drafted = own.get("drafted_tokens") or self.drafted
         self.accepted = own.get("accepted_tokens") or self.accepted
+
+
+def _fail(event: Mapping[str, Any]) -> NoReturn:
+    """An error in place of a chunk: the request's own, which no other server would answer, or the
+    server's."""
+    message = message_of(event) or "the stream holds an error"
+    status = status_of(event)
+    if status in OWN:
+        raise RemoteError(message, status)
+    raise LostError(message)
 
 
 def _number(name: str) -> int:

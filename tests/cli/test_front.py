@@ -4,15 +4,20 @@ import json
 import shutil
 import signal
 import subprocess
+from dataclasses import fields
 
 import httpx
 import pytest
+from engine.conftest import Heard
 from remote.fake import faking
 from typer.testing import CliRunner
 
 from dsv4.checkpoint.load import packaged
 from dsv4.cli import app
-from dsv4.cli.front import known
+from dsv4.cli.front import known, remote
+from dsv4.cli.serve import Options
+from dsv4.engine.request import FullError, Job
+from dsv4.sampling import Sampling
 from dsv4.tokenizer import Tokenizer
 
 from .command import command, environment
@@ -54,11 +59,55 @@ def test_a_folder_without_weights(tmp_path):
         (["nowhere", "--backend", NOBODY], "nowhere is no folder"),
         (["--backend", NOBODY, "--revision", "2020-01"], "2020-01"),
         (["--backend", NOBODY, "--backend-key", "a\tb"], "the API key holds a character"),
+        (["--backend-key", "k"], "--backend-key goes with --backend"),
+        (["--backend", NOBODY, "--queue", "0"], "--queue 0 lets nothing run"),
     ],
 )
 def test_what_is_refused(words, said):
     found = CliRunner().invoke(app, ["serve", "--port", "0", *words])
     assert found.exit_code == 2 and said in found.stderr and found.stderr.count("\n") == 1
+
+
+HERE = {  # options of an engine of one's own, each with a value, its default's too
+    "slots": "32",
+    "memory": "1GiB",
+    "cache_size": "8GiB",
+    "cache_per_hour": "1GiB",
+    "period": "0",
+    "draft": "0",
+    "dtype": "float32",
+    "mode": "fast",
+    "max_resident": "1GiB",
+    "copy": None,
+    "threads": "1",
+}
+THERE = "checkpoint backend backend_key host port name any_model api_key thinking system_in_place"
+THERE += " revision queue cache allow_host cors grace"  # which a front has
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_what_computes_is_refused_by_a_front(name, tmp_path):
+    option = f"--{name.replace('_', '-')}"
+    words = [option] if HERE[name] is None else [option, HERE[name]]
+    words += ["--backend", NOBODY, "--cache", str(tmp_path)]
+    found = CliRunner().invoke(app, ["serve", "--port", "0", *words])
+    assert found.exit_code == 2
+    assert found.stderr.strip().endswith(f"--backend computes elsewhere: leave out {option}")
+    assert "\n" not in found.stderr.strip()
+
+
+def test_each_option_is_a_fronts_or_an_engines():
+    assert {field.name for field in fields(Options)} == {*HERE, *THERE.split()}
+
+
+def test_the_queue_of_a_front():
+    with faking(Tokenizer.load(packaged()), pause=1.0) as fake:
+        front = remote([fake.url], None, known("nano", None), 1)
+        first = Heard()
+        front.submit(Job([1, 2], Sampling(max_tokens=2)), first)
+        with pytest.raises(FullError, match="1 requests run already"):
+            front.submit(Job([1, 2]), Heard())
+        front.close(0.0)
 
 
 def test_a_front_as_a_process():

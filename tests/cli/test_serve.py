@@ -90,6 +90,8 @@ def test_ctrl_c_finishes_what_runs():
         (["--revision", "2020-01"], "2020-01"),
         (["--period", "100"], "period = 100: must be a multiple of 128"),
         (["--cache-per-hour", "1GiB"], "name it with --cache"),
+        (["--api-key", ""], "--api-key is empty"),
+        (["--name", ""], "--name is empty"),
     ],
 )
 def test_what_is_refused(options, said):

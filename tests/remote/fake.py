@@ -113,7 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
         said = fake.reply[: body["max_tokens"]]
         for first in range(0, len(said), fake.group):
             if fake.cut is not None and first >= fake.cut:
-                return self.event(fake.fails) if fake.fails is not None else None
+                if fake.fails is not None:
+                    self.event(fake.fails)
+                return
             if fake.pause:
                 time.sleep(fake.pause)
             self.chunk(body, said[first : first + fake.group])

@@ -22,7 +22,10 @@ APIS = [
 @pytest.fixture(scope="module")
 def both(tokenizer):
     """A server whose replies fail in the middle, and a front before it and another."""
-    with serving(Scripted(tokenizer), tokenizer) as own, serving(Scripted(tokenizer), tokenizer) as b:
+    with (
+        serving(Scripted(tokenizer), tokenizer) as own,
+        serving(Scripted(tokenizer), tokenizer) as b,
+    ):
         own.say([5, 6, 1])
         b.say([7, 8, 1])
         engine = RemoteEngine([own.url, b.url], tokenizer, context=4096)

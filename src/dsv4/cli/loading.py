@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsv4.cli.options import exclude, set_threads
+from dsv4.cli.options import Threads, exclude, set_threads
 from dsv4.cli.sizes import parse_size
 from dsv4.cli.streams import note
 from dsv4.config import PRESETS
@@ -118,3 +118,23 @@ class Loading:
         )
         tokenizer.check_fits(model.config.vocab_size)
         return model, tokenizer
+
+
+@dataclass(kw_only=True)
+class LoadOptions:
+    """How a command's model is loaded."""
+
+    dtype: Dtype = None
+    mode: Mode = None
+    max_resident: MaxResident = None
+    copy: Copy = False
+    threads: Threads = None
+
+    @property
+    def of_loading(self) -> dict[str, Any]:
+        """These options by name."""
+        return {field.name: getattr(self, field.name) for field in fields(LoadOptions)}
+
+    def loading(self, name: str, revision: str | None = None) -> Loading:
+        """Of that model. Raises as `Loading` does."""
+        return Loading(name, **self.of_loading, revision=revision)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import wraps
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -20,6 +24,7 @@ Revision = Annotated[
 WeightsSeed = Annotated[
     int, typer.Option(help="The same seed gives the same weights.", min=0, max=2**32 - 1)
 ]
+T = TypeVar("T")
 THREADS_A_CPU = 4  # more than these only get in each other's way
 
 
@@ -38,9 +43,40 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+def told_by(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+    """A command of one argument, whose options are the fields of a dataclass: a class's own come
+    before those of its bases.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    every = [name for one in kind.__mro__ for name in vars(one).get("__annotations__", ())]
+    names = reversed(dict.fromkeys(reversed(every)))  # another default moves no option
+    defaults = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
+    assert MISSING not in defaults.values(), "an option has a default"
+
+    def dress(command: Callable[[T], None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(**given: Any) -> None:
+            command(kind(**given))
+
+        word = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter(name, word, default=defaults[name], annotation=hints[name])
+            for name in names
+        ]
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = hints
+        return called
+
+    return dress
+
+
 def leave_out(option: str, does: str, given: dict[str, object]) -> None:
     """Raises ValueError for options (`dtype` for --dtype) that make no sense beside another."""
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    names = [
+        f"--{name.replace('_', '-')}"
+        for name, value in given.items()
+        if value is not None and value is not False
+    ]
     if names:
         raise ValueError(f"{option} {does}: leave out {' and '.join(names)}")
 

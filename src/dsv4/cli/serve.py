@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsv4.cli.front import KEY as FRONT_KEY
 from dsv4.cli.front import RELEASED, addresses, known, remote
-from dsv4.cli.loading import Copy, Dtype, Loading, MaxResident, Mode
-from dsv4.cli.options import Revision, Threads, leave_out
+from dsv4.cli.loading import LoadOptions
+from dsv4.cli.options import Revision, leave_out, told_by
 from dsv4.cli.sizes import parse_size
 from dsv4.cli.streams import note, say
 
@@ -30,17 +30,10 @@ KEY = "DSV4_API_KEY"
 SLOTS = 32
 
 
-class Kept(NamedTuple):
-    """Where prefixes are kept, in how many bytes, of which so many are written in an hour; tokens
-    between their states."""
+@dataclass(kw_only=True)
+class Options(LoadOptions):
+    """What is served, to whom, and how; `of_engine` is for a model that runs here."""
 
-    folder: Path | None
-    size: int
-    per_hour: int | None
-    period: int | None
-
-
-def serve(
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -49,7 +42,7 @@ def serve(
             "pro-0813, whose tokenizer comes along; weights are not read.",
             show_default="nano; with --backend flash",
         ),
-    ] = None,
+    ] = None
     backend: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,35 +50,35 @@ def serve(
             "(dsv4, vLLM); may be repeated, for servers of one model.",
             metavar="<url>",
         ),
-    ] = None,
+    ] = None
     backend_key: Annotated[
         str | None,
         typer.Option(
             help=f"The backends' API key; better in the environment, as {FRONT_KEY}.",
             show_default="none is sent",
         ),
-    ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8000,
+    ] = None
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8000
     name: Annotated[
         list[str] | None,
         typer.Option(
             help="A name of the model; may be repeated.", show_default="the checkpoint's folder"
         ),
-    ] = None,
-    any_model: Annotated[
-        bool, typer.Option("--any-model", help="Answer to every model name.")
-    ] = False,
+    ] = None
+    any_model: Annotated[bool, typer.Option("--any-model", help="Answer to every model name.")] = (
+        False
+    )
     api_key: Annotated[
         str | None,
         typer.Option(
             help=f"Ask clients for this key; better in the environment, as {KEY}.",
             show_default="none is asked for",
         ),
-    ] = None,
+    ] = None
     thinking: Annotated[
         bool, typer.Option(help="Whether to think where a request does not say.")
-    ] = True,
+    ] = True
     system_in_place: Annotated[
         bool,
         typer.Option(
@@ -93,30 +86,35 @@ def serve(
             help="Leave late system messages where they stand, as reminders, so that known"
             " prefixes stay known; DeepSeek's API puts them first.",
         ),
-    ] = False,
-    revision: Revision = None,
-    slots: Annotated[int, typer.Option(help="Sequences that run at once.", min=1)] = SLOTS,
+    ] = False
+    revision: Revision = None
+    slots: Annotated[
+        int | None,
+        typer.Option(help="Sequences that run at once.", min=1, show_default=str(SLOTS)),
+    ] = None
     memory: Annotated[
         str | None,
         typer.Option(
             help="For the state of sequences and for prefixes, such as 4GiB.",
             show_default="a quarter of what is free, 4GiB at most",
         ),
-    ] = None,
-    queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 1024,
+    ] = None
+    queue: Annotated[
+        int, typer.Option(help="Requests that may wait; with --backend that may run.", min=0)
+    ] = 1024
     cache: Annotated[
         Path | None,
         typer.Option(help="Keep prefixes in this folder, too.", show_default="in memory alone"),
-    ] = None,
+    ] = None
     cache_size: Annotated[
         str | None, typer.Option(help="The most that the folder may hold.", show_default="8GiB")
-    ] = None,
+    ] = None
     cache_per_hour: Annotated[
         str | None,
         typer.Option(
             help="The most that is written to the folder in an hour.", show_default="no bound"
         ),
-    ] = None,
+    ] = None
     period: Annotated[
         int | None,
         typer.Option(
@@ -125,7 +123,7 @@ def serve(
             show_default="a page, 128",
             min=0,
         ),
-    ] = None,
+    ] = None
     draft: Annotated[
         float | None,
         typer.Option(
@@ -134,108 +132,145 @@ def serve(
             min=0.0,
             max=1.0,
         ),
-    ] = None,
+    ] = None
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name of this server; may be repeated; * for any.")
-    ] = None,
+    ] = None
     cors: Annotated[
         list[str] | None,
         typer.Option(help="A site whose pages may call this server; may be repeated; * for any."),
-    ] = None,
+    ] = None
     grace: Annotated[
         float, typer.Option(help="Seconds that running replies get at the end.", min=0.0)
-    ] = 30.0,
-    dtype: Dtype = None,
-    mode: Mode = None,
-    max_resident: MaxResident = None,
-    copy: Copy = False,
-    threads: Threads = None,
-) -> None:
+    ] = 30.0
+
+    @property
+    def of_engine(self) -> dict[str, Any]:
+        """By name, with those of loading."""
+        names = ("slots", "memory", "cache_size", "cache_per_hour", "period", "draft")
+        return {name: getattr(self, name) for name in names} | self.of_loading
+
+    def check(self) -> None:
+        """Raises ValueError for options that do nothing beside the others."""
+        if self.api_key == "":
+            raise ValueError("--api-key is empty: leave it out, and no client is asked for a key")
+        if "" in (self.name or ()):
+            raise ValueError("--name is empty: name the model, or leave it out")
+        if self.backend:
+            leave_out("--backend", "computes elsewhere", self.of_engine)
+            if self.queue == 0:
+                raise ValueError(
+                    "--queue 0 lets nothing run at a backend: name how many requests may run"
+                )
+        elif self.backend_key is not None:
+            raise ValueError("--backend-key goes with --backend: name a server's URL")
+        if self.cache is None and (self.cache_size or self.cache_per_hour):
+            raise ValueError(
+                "--cache-size and --cache-per-hour are a folder's: name it with --cache"
+            )
+
+
+@told_by(Options)
+def serve(asked: Options) -> None:
     """Serve a model: Chat Completions, Completions, Responses and Messages, and a page to chat.
 
     With --backend the model runs elsewhere: prompts, tools, reasoning and the APIs are done here,
     and conversations go where their beginning was read before. Ctrl-C ends it: running replies are
     finished, or fail after --grace seconds.
     """
+    asked.check()
+    settings = _settings(asked)
+    if asked.host not in LOOPBACK and settings.api_key is None:
+        note(f"dsv4: whoever reaches {asked.host} can use this server: {KEY} would ask for a key")
+    (_before_others if asked.backend else _alone)(asked, settings)
+
+
+def _settings(asked: Options) -> Settings:
+    """All but the model's names and revision."""
+    from dsv4.server.settings import Settings
+
+    near = asked.host in LOOPBACK
+    return Settings(
+        any_model=asked.any_model,
+        thinking=asked.thinking,
+        system_in_place=asked.system_in_place,
+        api_key=asked.api_key or os.environ.get(KEY) or None,
+        hosts=tuple(asked.allow_host or ()) + (() if near else (asked.host.lower(),)),
+        any_address=not near,
+        origins=tuple(asked.cors or ()),
+        folder=asked.cache,
+    )
+
+
+def _before_others(asked: Options, settings: Settings) -> None:
+    """Serve what the backends compute."""
+    from dsv4.server.run import listen
+
+    urls = addresses(asked.backend or ())
+    elsewhere = known(asked.checkpoint or RELEASED, asked.revision)
+    listening = listen(asked.host, asked.port)
+    front = remote(urls, asked.backend_key, elsewhere, asked.queue)
+    called = elsewhere.name or front.model or asked.checkpoint or RELEASED
+    settings = replace(settings, models=tuple(asked.name or [called]), revision=elsewhere.revision)
+    _run(front, elsewhere.tokenizer, settings, listening, asked.grace)
+
+
+def _alone(asked: Options, settings: Settings) -> None:
+    """Serve a model that runs here."""
     from dsv4.checkpoint.identity import identity
     from dsv4.checkpoint.revision import effort_revision
     from dsv4.server.run import listen
-    from dsv4.server.settings import Settings
 
-    state = None if memory is None else parse_size(memory, "--memory")
-    if cache is None and (cache_size or cache_per_hour):
-        raise ValueError("--cache-size and --cache-per-hour are a folder's: name it with --cache")
-    kept = Kept(
-        cache,
-        parse_size(cache_size or "8GiB", "--cache-size"),
-        None if cache_per_hour is None else parse_size(cache_per_hour, "--cache-per-hour"),
-        period,
-    )
-    settings = Settings(
-        any_model=any_model,
-        thinking=thinking,
-        system_in_place=system_in_place,
-        api_key=api_key or os.environ.get(KEY) or None,
-        hosts=tuple(allow_host or ()) + (() if host in LOOPBACK else (host.lower(),)),
-        any_address=host not in LOOPBACK,
-        origins=tuple(cors or ()),
-        folder=cache,
-    )
-    if host not in LOOPBACK and settings.api_key is None:
-        note(f"dsv4: whoever reaches {host} can use this server: {KEY} would ask for a key")
-    if backend:
-        here = {"slots": slots != SLOTS, "memory": memory, "draft": draft is not None}
-        here |= {"period": period is not None, "cache_per_hour": cache_per_hour}
-        here |= {"dtype": dtype, "mode": mode, "max_resident": max_resident, "copy": copy}
-        leave_out("--backend", "computes elsewhere", here | {"threads": threads})
-        urls = addresses(backend)
-        elsewhere = known(checkpoint or RELEASED, revision)
-        listening = listen(host, port)
-        front = remote(urls, backend_key, elsewhere, queue)
-        called = elsewhere.name or front.model or checkpoint or RELEASED
-        settings = replace(settings, models=tuple(name or [called]), revision=elsewhere.revision)
-        _run(front, elsewhere.tokenizer, settings, listening, grace)
-        return
-    loading = Loading(checkpoint or "nano", dtype, mode, max_resident, copy, threads, revision)
+    sizes = _sizes(asked)
+    loading = asked.loading(asked.checkpoint or "nano", asked.revision)
     model, tokenizer = loading.load()
     settings = replace(
         settings,
-        models=tuple(name or [loading.folder.resolve().name]),
-        revision=effort_revision(model.config, revision),
+        models=tuple(asked.name or [loading.folder.resolve().name]),
+        revision=effort_revision(model.config, asked.revision),
     )
-    listening = listen(host, port)
-    of_model = b"" if cache is None else identity(loading.folder)
-    engine = _engine(model, tokenizer, slots, state, queue, kept, of_model, draft)
-    _run(engine, tokenizer, settings, listening, grace)
+    listening = listen(asked.host, asked.port)
+    of_model = b"" if asked.cache is None else identity(loading.folder)
+    engine = _engine(model, tokenizer, asked, sizes, of_model)
+    _run(engine, tokenizer, settings, listening, asked.grace)
+
+
+def _sizes(asked: Options) -> dict[str, Any]:
+    """In bytes. Raises ValueError."""
+    texts = {
+        "memory": asked.memory,
+        "cache-size": asked.cache_size or "8GiB",
+        "cache-per-hour": asked.cache_per_hour,
+    }
+    return {
+        name: None if text is None else parse_size(text, f"--{name}")
+        for name, text in texts.items()
+    }
 
 
 def _engine(
     model: Transformer,
     tokenizer: Tokenizer,
-    slots: int,
-    memory: int | None,
-    queue: int,
-    kept: Kept,
+    asked: Options,
+    sizes: dict[str, Any],
     identity: bytes,
-    draft: float | None,
 ) -> Engine:
     from dsv4.engine.constraint import Constraints
     from dsv4.engine.engine import Engine
 
     config = model.config
-    constraints = Constraints(tokenizer, config.vocab_size, [config.eos_token_id])
     return Engine(
         model,
-        constraints,
-        slots=slots,
-        memory=memory,
-        queue=queue,
-        period=kept.period,
-        folder=kept.folder,
-        folder_bytes=kept.size,
-        folder_bytes_per_hour=kept.per_hour,
+        Constraints(tokenizer, config.vocab_size, [config.eos_token_id]),
+        slots=asked.slots or SLOTS,
+        memory=sizes["memory"],
+        queue=asked.queue,
+        period=asked.period,
+        folder=asked.cache,
+        folder_bytes=sizes["cache-size"],
+        folder_bytes_per_hour=sizes["cache-per-hour"],
         identity=identity,
-        draft=draft,
+        draft=asked.draft,
     )
 
 

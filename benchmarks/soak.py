@@ -114,7 +114,7 @@ async def run(url: str, requests: int, clients: int, pid: int | None) -> dict[st
         name: float(line.split()[-1])
         for name in LEFT
         for line in lines
-        if line.startswith(f"dsv4_engine_{name} ")
+        if line.startswith((f"dsv4_engine_{name} ", f"dsv4_engine_{name}_total "))
     }
     return {
         "requests": requests,

@@ -69,7 +69,11 @@ class _Base:
             listener.finished(Finished("error", usage, error))
 
     def statistics(self):
-        return {"running": float(sum(t.is_alive() for t in self._threads)), "waiting": 0.0}
+        running = float(sum(t.is_alive() for t in self._threads))
+        return {"running": running, "waiting": 0.0, **self.totals()}
+
+    def totals(self):
+        return {"finished": float(len(self.jobs))}
 
     def backends(self):
         return ()

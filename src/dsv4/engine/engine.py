@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -133,7 +133,7 @@ class Engine:
         return running
 
     def statistics(self) -> Mapping[str, float]:
-        """Numbers for metrics; counters since the start, except the first seven."""
+        """Numbers for metrics: how it is, and what it counted."""
         return {
             "running": len(self.jobs.running),
             "waiting": len(self.jobs.waiting),
@@ -142,9 +142,12 @@ class Engine:
             "pages": self.pool.stores.pages,
             "prefix_pages": self.prefix.held_pages,
             "prefix_state_bytes": self.prefix.held_bytes,
-            "evicted_pages": self.prefix.counters.evicted_pages,
-            **self.jobs.totals,
+            **self.totals(),
         }
+
+    def totals(self) -> Mapping[str, float]:
+        """Counts since the start."""
+        return {**asdict(self.prefix.counters), **self.jobs.totals}
 
     def backends(self) -> Sequence[BackendState]:
         """None: it computes by itself."""

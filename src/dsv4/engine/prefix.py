@@ -325,7 +325,7 @@ class PrefixCache:
     def emptied(self, pool: Pool) -> PrefixCache:
         """A cache of the same settings that knows nothing."""
         fresh = PrefixCache(pool, b"", period=self.period, state_bytes=self.state_bytes)
-        fresh._root = self._root
+        fresh._root, fresh.counters = self._root, self.counters
         if self.shelf is not None:
             fresh.shelf = Shelf(self.shelf.store, pool)
         return fresh

@@ -158,6 +158,10 @@ class EngineLike(Protocol):
         """Numbers for a status line and metrics, by name: running, waiting, pages, tokens …"""
         ...
 
+    def totals(self) -> Mapping[str, float]:
+        """Those of the statistics that only grow while it lives, by name."""
+        ...
+
     def backends(self) -> Sequence[BackendState]:
         """The servers that compute for it; none where it computes by itself."""
         ...

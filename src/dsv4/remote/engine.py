@@ -138,8 +138,12 @@ class RemoteEngine:
             "waiting": len(runs) - told,
             "backends": len(self._backends),
             "backends_live": live,
-            **self._totals,
+            **self.totals(),
         }
+
+    def totals(self) -> Mapping[str, float]:
+        """Counts since the start."""
+        return dict(self._totals)
 
     def backends(self) -> Sequence[BackendState]:
         """How each of them is."""

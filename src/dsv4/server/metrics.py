@@ -104,10 +104,12 @@ class Metrics:
         yield f"dsv4_start_time_seconds {self.began:.3f}"
 
     def _of_engine(self) -> Iterator[str]:
+        grow = self._engine.totals()
         for key, value in self._engine.statistics().items():
-            name = f"dsv4_engine_{key}"
-            yield from _head(name, "gauge", f"Of the engine: {key.replace('_', ' ')}.")
-            yield f"{name} {value:g}"
+            kind = "counter" if key in grow else "gauge"
+            name = f"dsv4_engine_{key}" + "_total" * (kind == "counter")
+            yield from _head(name, kind, f"Of the engine: {key.replace('_', ' ')}.")
+            yield f"{name} {value:.17g}"
         backends = self._engine.backends()
         for key, kind in (
             ("live", "gauge"),

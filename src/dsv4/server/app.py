@@ -165,6 +165,7 @@ def _of_models(service: Service) -> Iterator[Told]:
                 "display_name": name,
                 "created_at": _iso(made),
                 "max_model_len": service.engine.context,
+                "dsv4": {"effort": "high" if service.settings.thinking else "none"},
             }
             for name in service.settings.models
         ]

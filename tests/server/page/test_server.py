@@ -56,3 +56,22 @@ def test_a_conversation_with_the_server(open_page, tokenizer):
         page.get_by_role("button", name="Continue").click()
         done(page)
         assert replies(page) == ["one two three"]
+
+
+@pytest.mark.parametrize(("thinking", "effort"), [(False, "none"), (True, "high")])
+def test_effort_begins_as_the_server_has_it(open_page, tokenizer, thinking, effort):
+    """What nobody chose is not asked for; what was chosen outlives a reload, and a new talk."""
+    with serving(Scripted(tokenizer), tokenizer, thinking=thinking) as running:
+        running.say(f"x{END}")
+        page = open_page(address=running.url, ready=f"#model option[value='{MODEL}']")
+        expect(page.locator("#effort")).to_have_value(effort)
+        ask(page, "hello")
+        done(page)
+        ids = running.engine.jobs[-1].ids
+        assert tokenizer.decode(ids).endswith("<think>" if thinking else "</think>")
+        other = "high" if effort == "none" else "none"
+        page.select_option("#effort", other)
+        page.click("#new")
+        expect(page.locator("#effort")).to_have_value(other)
+        page.reload()
+        expect(page.locator("#effort")).to_have_value(other)

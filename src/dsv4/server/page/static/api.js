@@ -61,9 +61,10 @@ async function refusal(response) {
   return new ApiError(message || "The server gave no reason.", response.status);
 }
 
+// Names, and the effort of a request that says none (undefined where the server does not tell).
 export async function listModels() {
-  const answer = await (await call("v1/models")).json();
-  return answer.data.map((model) => String(model.id));
+  const { data } = await (await call("v1/models")).json();
+  return { names: data.map((model) => String(model.id)), effort: data[0]?.dsv4?.effort };
 }
 
 export async function renderMarkdown(text) {

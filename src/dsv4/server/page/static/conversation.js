@@ -7,7 +7,7 @@ const KEPT_EDITS = 8;
 
 export const defaults = () => ({
   model: "",
-  effort: "high",
+  effort: null, // the server's own, as for all that is null
   temperature: null,
   top_p: null,
   max_tokens: null,
@@ -118,7 +118,7 @@ export function requestBody(conversation, continues = false) {
   if (continues) messages.at(-1).prefix = true;
   const body = { model: settings.model, messages };
   if (settings.effort === "none") body.thinking = { type: "disabled" };
-  else Object.assign(body, { thinking: { type: "enabled" }, reasoning_effort: settings.effort });
+  else if (settings.effort) Object.assign(body, { thinking: { type: "enabled" }, reasoning_effort: settings.effort });
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if (settings[name] !== null) body[name] = settings[name];
   }

@@ -46,9 +46,13 @@ export function settings(raw, path = "settings") {
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     read[name] = optional(raw[name], `${path}.${name}`, number);
   }
-  if (!EFFORTS.includes(raw.effort)) fail(`${path}.effort`, `one of ${EFFORTS.join(", ")}`);
-  read.effort = raw.effort;
+  read.effort = optional(raw.effort, `${path}.effort`, effort);
   return read;
+}
+
+function effort(raw, path) {
+  if (!EFFORTS.includes(raw)) fail(path, `one of ${EFFORTS.join(", ")}`);
+  return raw;
 }
 
 function message(raw, path) {

@@ -1,7 +1,7 @@
 // The fields of the settings ↔ the current conversation's settings; models; the API key.
 
 import { key, listModels } from "./api.js";
-import { parseTools } from "./conversation.js";
+import { EFFORTS, parseTools } from "./conversation.js";
 import { $, el, notice } from "./dom.js";
 
 const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
@@ -11,6 +11,7 @@ export class Settings {
   constructor(chat) {
     this.chat = chat;
     this.models = [];
+    this.usual = "high"; // effort, until the server tells its own
     $("open-settings").addEventListener("click", () => $("settings").showModal());
     for (const name of NUMBERS) {
       const field = $(name);
@@ -44,7 +45,7 @@ export class Settings {
     const { settings } = this.chat.current;
     for (const name of NUMBERS) $(name).value = settings[name] ?? "";
     for (const [name, id] of Object.entries(TEXTS)) $(id).value = settings[name];
-    $("effort").value = settings.effort;
+    this.showEffort();
     this.showModels();
     this.checkTools();
   }
@@ -64,14 +65,21 @@ export class Settings {
 
   async loadModels() {
     try {
-      this.models = await listModels();
+      const { names, effort } = await listModels();
+      this.models = names;
+      if (EFFORTS.includes(effort)) this.usual = effort;
     } catch (error) {
       if (error.status === 401) this.locked();
       else notice(`The models cannot be listed. ${error.message}`, { action: { label: "Retry", run: () => this.loadModels() } });
       return;
     }
     $("key-error").textContent = "";
+    this.showEffort();
     this.showModels();
+  }
+
+  showEffort() {
+    $("effort").value = this.chat.current.settings.effort ?? this.usual;
   }
 
   // A model that the server no longer has gives way to its first.

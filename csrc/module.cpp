@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "alone.h"
+#include "library_lines.h"
 #include "owned.h"
 #include "pool.h"
 #include "sublayers.h"
@@ -359,6 +360,8 @@ NB_MODULE(_native, m) {
   });
   survive_forks();
   define_training(m);
+  m.def("keep_library_lines", &keep_library_lines);
+  m.def("take_library_lines", &take_library_lines);
   m.def("kernels", [] { return std::string(kernels()->name); });
   m.def("kernel_names", &kernel_names);
   m.def("choose_kernels", &choose_kernels);

@@ -56,6 +56,21 @@ def test_a_turn_with_reasoning_and_calls_reads_what_is_new(real, api):
     assert called >= 2
 
 
+def test_without_tools_a_turn_reads_the_last_reply_too(real):
+    """Its reasoning is gone from the prompt, and its text has never been read without it; what is
+    older has been."""
+    talk, encode, content, reasoned = Chat(real, think=True), real.service.tokenizer.encode, "", 0
+    for turn in range(5):
+        fresh = f"Thinking, turn {turn}: {text(80 + turn, 20)}"
+        talk.user(fresh)
+        _, read, reply = talk.ask(turn, 160)
+        assert not turn or 0 <= read - len(encode(fresh)) - len(encode(content)) <= 16
+        talk.keep(reply)
+        content = reply.content or ""
+        reasoned += len(encode(reply.reasoning_content or ""))
+    assert reasoned > 5
+
+
 @pytest.mark.parametrize("api", [Chat, Messages, Responses])
 def test_an_edit_reads_what_follows_it(real, api):
     """From the edit on and at most 160 tokens, also where a block near the front changes."""

@@ -9,6 +9,7 @@ of JSON and expressions, and a character that is excluded from free text.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -22,10 +23,13 @@ from torch import Tensor
 
 from dsv4.engine.patience import Patience
 from dsv4.engine.request import GrammarError
+from dsv4.ops.native import module as native_module
 from dsv4.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import xgrammar
+
+log = logging.getLogger("dsv4.engine")
 
 LARGEST = 256 * 1024  # bytes of a grammar as JSON
 DEEPEST = 120  # brackets inside one another
@@ -253,6 +257,9 @@ class Constraints:
             compiler = self._compiler
         tag = json.loads(text)
         tag["format"] = _format(tag.get("format"), self.tokenizer)
+        native = native_module()
+        if native is not None:
+            native.keep_library_lines()
         try:
             return self._patience.run(lambda: compiler.compile_structural_tag(tag), COMPILING)[0]
         except TimeoutError:
@@ -261,6 +268,10 @@ class Constraints:
             )
         except Exception as error:  # the library raises RuntimeError for whatever it cannot read
             return ValueError(f"grammar: {_line(error)}")
+        finally:
+            if native is not None:  # such as a keyword that it ignores: nothing for a terminal
+                for said in dict.fromkeys(map(_line, native.take_library_lines())):
+                    log.info("a grammar: %s", said.removeprefix("Warning: "))
 
     def _forget(self) -> None:
         """Drop what was not used for longest, down to KEPT bytes."""
@@ -368,7 +379,7 @@ def _spelled(text: str, tokenizer: Tokenizer) -> Format:
     return parts[0] if len(parts) == 1 else {"type": "sequence", "elements": parts}
 
 
-def _line(error: BaseException) -> str:
-    """What an error says, in one line, without the place in a library where it was raised."""
+def _line(error: BaseException | str) -> str:
+    """What an error or a warning says, in one line, without the place in its library."""
     text = " ".join(str(error).split())
     return text.partition(": ")[2] if text.startswith("[") and ".cc:" in text else text

@@ -31,6 +31,8 @@ def answer(task, sample):
         import json
 
         return Answer("", [c | {"arguments": json.dumps(c["arguments"])} for c in sample.target])
+    if task.grader == "state":
+        return Answer("done", state=sample.target)
     if sample.pairs:
         scores = [Score(-float(n != sample.target), True, 1) for n in range(len(sample.pairs))]
         return Answer(scores=scores, nbytes=[1] * len(scores))

@@ -246,4 +246,6 @@ def test_every_grader_is_tried():
         "greedy",
         "bits",
         "lm_eval",
+        "judged",
+        "state",
     }

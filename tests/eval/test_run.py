@@ -14,8 +14,9 @@ from eval.fake import NAMES, SETTINGS, Fake, evaluate
 
 from dsv4.cost.price import Prices
 from dsv4.eval import report
+from dsv4.eval.asking import ask, graded
 from dsv4.eval.log import FILE, Log, LogError, key_of, read, samples
-from dsv4.eval.run import Plan, ask, graded, run, too_small
+from dsv4.eval.run import Plan, run, too_small
 from dsv4.eval.subject import SubjectError
 from dsv4.eval.suites import SMOKE, suite_of
 
@@ -137,7 +138,12 @@ def test_rows_say_how_they_came_about(tmp_path):
     rows = report.rows_of(suite_of(NAMES).tasks, logged, seed=0, prices=prices, notes={})
     copy = rows[0]
     mine = [row for key, row in logged.items() if key[0] == "copy"]
-    assert copy.samples == 12 and copy.tokens == {"prompt": 108, "cached": 36, "completion": 60}
+    assert copy.samples == 12 and copy.tokens == {
+        "prompt": 108,
+        "cached": 36,
+        "completion": 60,
+        "judge": 0,
+    }
     assert copy.cost == pytest.approx((36 * 1 + 72 * 10 + 60 * 100) / 1e6)
     assert copy.score == pytest.approx(100 * sum(row["score"] for row in mine) / 12)
     assert copy.low <= copy.score <= copy.high
@@ -172,9 +178,8 @@ def test_windows_by_mode():
     asked = {}
     for effort in ("none", "high", "max"):
         subject = Fake(context=1 << 20)
-        plan = Plan([])
         sample = next(iter(task.samples(0)))
-        ask(plan, replace(task, max_tokens=None, effort=effort), subject, sample)
+        ask(replace(task, max_tokens=None, effort=effort), subject, sample, 0)
         asked[effort] = subject.asked[0].max_tokens + subject.count(subject.asked[0])
         assert subject.asked[0].temperature == 1.0
     assert asked == {"none": 8 << 10, "high": 128 << 10, "max": 384 << 10}

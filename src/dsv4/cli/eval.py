@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from dsv4.cli import scores
 from dsv4.cli.loading import Dtype, MaxResident, Mode
 from dsv4.cli.options import Revision, Threads
-from dsv4.cli.subjects import KEY, Loads, subject_of
+from dsv4.cli.subjects import KEY, Loads, judge_of, subject_of
 from dsv4.protocol.effort import EFFORT_WORDS, resolve_effort
 
 Model = Annotated[str, typer.Argument(help="A checkpoint folder, nano, or the URL of a server.")]
@@ -42,6 +43,14 @@ Hub = Annotated[
 Include = Annotated[
     Path | None, typer.Option(help="A folder of lm-eval's definitions, for lm-eval:NAME.")
 ]
+JudgeName = Annotated[
+    str | None,
+    typer.Option("--judge", help="A server's URL or a checkpoint that marks what rules cannot."),
+]
+JudgeModel = Annotated[str | None, typer.Option(help="The judge's name at its server.")]
+Tools = Annotated[
+    str | None, typer.Option(help="FILE.py:NAME, a function that gives agents their tools.")
+]
 Seed = Annotated[
     int | None, typer.Option(help="Of samples and of replies.", min=0, show_default="0")
 ]
@@ -71,6 +80,9 @@ def evaluate(
     data: Data = None,
     hub: Hub = False,
     include: Include = None,
+    judge: JudgeName = None,
+    judge_model: JudgeModel = None,
+    tools: Tools = None,
     seed: Seed = None,
     temperature: Temperature = None,
     concurrency: Concurrency = 8,
@@ -97,24 +109,27 @@ def evaluate(
         scores.show_rows()
         return
     resolve_effort(effort)
+    loads = Loads(dtype, mode, max_resident, threads, revision)
     asked: dict[str, Any] = {"suites": suite, "limit": limit, "seed": seed, "effort": effort}
     asked |= {"temperature": temperature, "data": dict(_pair(one) for one in data or ())}
     asked |= {"hub": hub, "include": None if include is None else str(include.resolve())}
+    asked |= {"judge": judge, "tools": tools}
     if regrade:
-        scores.agree(
-            out, {k: v for k, v in asked.items() if v not in (None, {}) and v is not False}
-        )
-        tasks = scores.grade_anew(out)
+        given = {key: value for key, value in asked.items() if key != "judge"}
+        scores.agree(out, {k: v for k, v in given.items() if v not in (None, {}, False)})
+        with judge_of(judge, judge_model) as marker:
+            rows = scores.grade_anew(out, marker, concurrency)
     else:
-        chosen = scores.Chosen(**asked | {"suites": suite or ["smoke"], "seed": seed or 0})
-        tasks = chosen.suite()
-        loads = Loads(dtype, mode, max_resident, threads, revision)
-        subject = subject_of(model, name, api_key, loads)
-        try:
-            scores.ask_all(chosen, tasks, subject, out, resume=resume, concurrency=concurrency)
-        finally:
-            subject.close()
-    scores.report(tasks, out, Prices(price_hit, price_miss, price_out), plot)
+        asked |= {"suites": suite or ["smoke"], "seed": seed or 0}
+        rows = scores.Chosen(**asked).suite()
+        with (
+            judge_of(judge, judge_model) as marker,
+            closing(subject_of(model, name, api_key, loads)) as subject,
+        ):
+            chosen = scores.Chosen(**asked | {"judge": marker and marker.name})
+            told: dict[str, Any] = {"resume": resume, "concurrency": concurrency}
+            scores.ask_all(chosen, rows, subject, marker, out, **told)
+    scores.report(rows, out, Prices(price_hit, price_miss, price_out), plot)
 
 
 def _pair(text: str) -> tuple[str, str]:

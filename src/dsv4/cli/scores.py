@@ -13,6 +13,7 @@ from dsv4.cli.streams import note, say
 
 if TYPE_CHECKING:
     from dsv4.cost.price import Prices
+    from dsv4.eval.judge import Judge
     from dsv4.eval.subject import Subject
     from dsv4.eval.suites import Suite
     from dsv4.eval.task import Task
@@ -30,13 +31,21 @@ class Chosen:
     data: Mapping[str, str]
     hub: bool
     include: str | None
+    judge: str | None = None
+    tools: str | None = None
 
     def suite(self) -> Suite:
         """Its tasks. Raises ValueError for names that there are not."""
         from dsv4.eval.suites import suite_of
 
         return suite_of(
-            self.suites, effort=self.effort, data=self.data, hub=self.hub, include=self.include
+            self.suites,
+            effort=self.effort,
+            data=self.data,
+            hub=self.hub,
+            include=self.include,
+            judged=self.judge is not None,
+            tools=self.tools,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -45,41 +54,46 @@ class Chosen:
 
 
 def ask_all(
-    chosen: Chosen, suite: Suite, subject: Subject, out: Path, *, resume: bool, concurrency: int
+    chosen: Chosen,
+    suite: Suite,
+    subject: Subject,
+    judge: Judge | None,
+    out: Path,
+    *,
+    resume: bool,
+    concurrency: int,
 ) -> None:
     """Every sample that the log in `out` does not hold yet. Raises LogError, SubjectError."""
     from dsv4.eval.log import Log
+    from dsv4.eval.regrade import mark_missing
     from dsv4.eval.run import Plan, run
 
     tasks = [task for task in suite.tasks if task.name not in suite.notes]
-    plan = Plan(tasks, chosen.limit, chosen.seed, concurrency, chosen.temperature)
+    plan = Plan(tasks, chosen.limit, chosen.seed, concurrency, chosen.temperature, judge)
     told = {"model": subject.name, "context": subject.context} | chosen.settings()
     log = Log(out, told, resume=resume)
     try:
+        if judge is not None and log.rows:
+            log.close()
+            mark_missing(log.path, tasks, judge, concurrency)
+            log = Log(out, told, resume=True)
         with progress() as show:
             run(plan, subject, log, show)
     finally:
         log.close()
 
 
-def grade_anew(out: Path) -> Suite:
-    """Form the verdicts of the log in `out` anew; nothing is asked. The log's suite; LogError."""
-    from dsv4.atomic import replacing
-    from dsv4.eval.log import FILE, claim, line, read, samples
-    from dsv4.eval.run import graded
+def grade_anew(out: Path, judge: Judge | None, concurrency: int) -> Suite:
+    """Form the verdicts of the log in `out` anew; the subject is asked nothing, and a `judge`
+    marks again. Gives the log's suite. Raises LogError, SubjectError."""
+    from dsv4.eval.log import FILE, read
+    from dsv4.eval.regrade import regrade
 
     path = out / FILE
-    count = changed = 0
-    with path.open("rb") as held:
-        claim(held, path)
-        settings, _, _ = read(path)
-        suite = _chosen(settings).suite()  # some graders need what their tasks have loaded
-        with replacing(path) as stream:
-            stream.write(line(settings))
-            for row in samples(path):
-                new = graded(row)
-                count, changed = count + 1, changed + (new["grade"] != row["grade"])
-                stream.write(line(new))
+    settings, _, _ = read(path)
+    settings |= {} if judge is None else {"judge": judge.name}
+    suite = _chosen(settings).suite()  # some graders need what their tasks have loaded
+    count, changed = regrade(path, settings, suite.tasks, judge, concurrency=concurrency)
     note(f"{count} samples graded anew, {changed} verdicts changed")
     return suite
 
@@ -129,10 +143,12 @@ def show_rows() -> None:
     """A line for each row of the release's tables and each task of ours: how it runs."""
     from dsv4.eval import generated, packaged
     from dsv4.eval.catalog import entries
+    from dsv4.eval.suites import NOTHING
 
     for entry in entries().values():
         shots = f", {entry.shots} shots" if entry.suite == "base" else ""
-        word = {"here": "runs here:", "data": "runs with", "environment": "needs"}[entry.runs]
+        word = {"here": "runs here:", "environment": "needs"}.get(entry.runs, "runs with")
+        word += "".join(f" {means}," for means in NOTHING.lacks(entry))
         say(f"{entry.name:28} {entry.title} ({entry.metric}{shots}): {word} {entry.how}")
     for task in generated.tasks():
         say(f"{task.name:28} {task.title} ({task.metric}): runs here: generated")
@@ -144,9 +160,11 @@ def _chosen(settings: Mapping[str, Any]) -> Chosen:
     from dsv4.eval.log import LogError
 
     try:
-        return Chosen(**{key: settings[key] for key in Chosen.__dataclass_fields__})
-    except KeyError as error:
-        raise LogError(f"the log's settings have no {error.args[0]}: begin the run anew") from error
+        return Chosen(**{k: settings[k] for k in Chosen.__dataclass_fields__ if k in settings})
+    except TypeError as error:
+        raise LogError(
+            f"the log's settings are incomplete ({error}): begin the run anew"
+        ) from error
 
 
 @contextmanager

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dsv4.cli.options import leave_out
 
 if TYPE_CHECKING:
+    from dsv4.eval.judge import Judge
     from dsv4.eval.subject import Subject
 
 KEY = "DSV4_API_KEY"
+JUDGE_KEY = "DSV4_JUDGE_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,23 @@ def subject_of(model: str, name: str | None, key: str | None, loads: Loads) -> S
         return _remote(model, name, key or os.environ.get(KEY))
     leave_out("a checkpoint", "is asked here", {"model": name, "api_key": key})
     return _here(model, loads)
+
+
+@contextmanager
+def judge_of(model: str | None, name: str | None) -> Iterator[Judge | None]:
+    """The judge that a checkpoint or a URL is; None where none is named. Raises as `subject_of`."""
+    if model is None:
+        leave_out("no --judge", "is asked", {"judge_model": name})
+        yield None
+        return
+    from dsv4.eval.judge import Judge
+
+    key = os.environ.get(JUDGE_KEY) if model.startswith(("http://", "https://")) else None
+    judge = Judge(subject_of(model, name, key, Loads()))
+    try:
+        yield judge
+    finally:
+        judge.close()
 
 
 def _remote(url: str, model: str | None, key: str | None) -> Subject:

@@ -1,8 +1,8 @@
 """Every row of the release's tables by name: what it measures, what was published, how it runs.
 
-`runs`: "here" (data of a package), "data" (a dataset id of the hub, or a file), "environment" (a
-container, services or a judge). None is left out of a table because it cannot be run: its row says
-what it needs.
+`runs`: "here" (data of a package), "data" (a dataset id of the hub, or a file), "judge" (the same,
+marked by a model), "environment" (containers or services, by a harness of its own). None is left
+out of a table because it cannot be run: its row says what it needs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ MATHEMATICS = ("hmmt_2026_feb", "imoanswerbench", "apex", "apex_shortlist", "hle
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. `lm_eval` names lm-eval's tasks; `grader` that of a file given for it."""
+    """One row. `lm_eval` names lm-eval's tasks; `grader` that of a file given for it, and `rubric`
+    that of the judge, who takes its place if there is one. `tools`: an agent's, to be given."""
 
     name: str
     title: str
     metric: str
     shots: int
     suite: Literal["base", "instruct"]
-    runs: Literal["here", "data", "environment"]
+    runs: Literal["here", "data", "judge", "environment"]
     how: str
     lm_eval: Sequence[str]
     grader: str
     published: Mapping[str, float | None]
+    rubric: str = ""
+    tools: bool = False
 
     @property
     def short(self) -> str:

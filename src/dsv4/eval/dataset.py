@@ -1,15 +1,20 @@
-"""Questions of one's own, or of the hub: JSONL, JSON, Parquet or a dataset id, asked as a chat.
+"""Questions of one's own, or of the hub: JSONL, JSON, CSV, Parquet or a dataset id, as a chat.
 
 A row has `question` (or problem, prompt, input) and `answer` (or target, solution, label);
 `choices` make it a multiple choice, `tests` a program. MRCR's rows have `prompt` (messages as
-JSON), `answer` and `random_string_to_prepend`.
+JSON), `answer` and `random_string_to_prepend`. Rows with a picture are left out: the model reads
+texts. BrowseComp's rows are sealed with their `canary`, so that no crawler reads them.
 """
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,9 @@ def from_file(task: Task, entry: Entry, source: str) -> Task:
 
     def samples(seed: int) -> Iterator[Sample]:
         for number, row in enumerate(rows_of(source)):
-            yield sample_of(row, str(number), grader, entry.short, task.effort)
+            if not row.get("image"):
+                row = unsealed(row) if "canary" in row else row
+                yield sample_of(row, str(number), grader, entry.short, task.effort)
 
     first = next(iter(rows_of(source)), None)
     if first is None:
@@ -92,8 +99,24 @@ def sample_of(row: Mapping[str, Any], name: str, grader: str, task: str, effort:
         return Sample(name, tests, user(form["python"].format(question=question)))
     if grader == "number":
         return Sample(name, str(answer), user(form["number"].format(question=question)))
+    key = "judged" if grader == "judged" else "exact"
     texts = [str(one) for one in answer] if isinstance(answer, list) else str(answer)
-    return Sample(name, texts, user(form["exact"].format(question=question)))
+    return Sample(name, texts, user(form[key].format(question=question)))
+
+
+def unsealed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of BrowseComp in the clear: text = base64⁻¹(sealed) ⊕ sha256(canary), repeated.
+
+    Raises DataError for texts that are not sealed so."""
+    key = hashlib.sha256(str(row["canary"]).encode()).digest()
+    out = dict(row)
+    for name in ("problem", "answer"):
+        try:
+            sealed = base64.b64decode(row[name], validate=True)
+            out[name] = bytes(a ^ b for a, b in zip(sealed, cycle(key), strict=False)).decode()
+        except (KeyError, ValueError) as error:
+            raise DataError(f"a row with a canary whose {name} is not sealed by it") from error
+    return out
 
 
 def _file(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -104,6 +127,9 @@ def _file(path: Path) -> Iterator[Mapping[str, Any]]:
     elif path.suffix == ".json":
         found = json.loads(path.read_text(encoding="utf-8"))
         yield from found if isinstance(found, list) else found["data"]
+    elif path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as stream:
+            yield from csv.DictReader(stream)
     else:
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():

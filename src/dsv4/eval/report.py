@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from dsv4.eval.log import Key
 from dsv4.eval.task import Task
 
 RESAMPLED = 1_000
-SHARES = ("cut", "unparsed", "refused", "failed")
+SHARES = ("cut", "unparsed", "refused", "failed", "unjudged")
 
 
 @dataclass(frozen=True)
 class Row:
     """Of one task at one effort. `score`, `low` and `high` are scaled as tables have them; None
-    where nothing was run, and `note` says why."""
+    where nothing was run, and `note` says why. Samples without a verdict of the judge are in
+    `samples` and its shares, and in no score. `judge`: its model, and the rubric's hash. Of agents,
+    `stopped` counts by what, and `steps` is the mean of them."""
 
     task: str
     title: str
@@ -45,6 +48,9 @@ class Row:
     seed: int
     published: Mapping[str, float | None]
     note: str = ""
+    judge: str = ""
+    stopped: Mapping[str, int] = field(default_factory=dict)
+    steps: float | None = None
 
 
 def rows_of(
@@ -73,7 +79,8 @@ def rows_of(
 def _row(
     task: Task, mine: Sequence[Mapping[str, Any]], seed: int, prices: Prices, note: str
 ) -> Row:
-    scores = np.array([row["score"] for row in mine], dtype=np.float64) * task.scale
+    counted = [row["score"] for row in mine if row["score"] is not None]
+    scores = np.array(counted, dtype=np.float64) * task.scale
     tokens = {
         kind: sum(row.get(f"{kind}_tokens", 0) for row in mine)
         for kind in ("prompt", "cached", "completion")
@@ -85,6 +92,11 @@ def _row(
     ) / MILLION
     hashes = hashlib.sha256("".join(row["hash"] for row in mine).encode()).hexdigest()[:12]
     low, high = interval(scores)
+    judges = {f"{j['model']} {j['rubric'][:8]}" for row in mine if (j := row.get("judged"))}
+    tokens["judge"] = sum(_judges(row) for row in mine)
+    steps = [row["steps"] for row in mine if "steps" in row]
+    if len(mine) and not counted:
+        note = "the judge gave no verdict"
     return Row(
         task.name,
         task.title,
@@ -92,7 +104,7 @@ def _row(
         task.shots,
         task.effort,
         len(mine),
-        float(scores.mean()) if len(mine) else None,
+        float(scores.mean()) if counted else None,
         low,
         high,
         task.chance * task.scale,
@@ -102,8 +114,17 @@ def _row(
         hashes if len(mine) else "",
         seed,
         dict(task.published),
-        note if len(mine) == 0 else "",
+        "" if counted else note,
+        ", ".join(sorted(judges)),
+        dict(sorted(Counter(row["stopped"] for row in mine if "stopped" in row).items())),
+        sum(steps) / len(steps) if steps else None,
     )
+
+
+def _judges(row: Mapping[str, Any]) -> int:
+    """Tokens that a judge read and wrote."""
+    found = row.get("judged", {})
+    return int(found.get("prompt_tokens", 0) + found.get("completion_tokens", 0))
 
 
 def interval(scores: Any) -> tuple[float | None, float | None]:
@@ -119,31 +140,40 @@ def interval(scores: Any) -> tuple[float | None, float | None]:
 def table(rows: Sequence[Row], name: str) -> str:
     """Markdown in the release's form: ours, what it is made of, and the published columns."""
     columns = list(dict.fromkeys(key for row in rows for key in row.published))
+    agents = any(row.stopped for row in rows)
     head = ["benchmark (metric)", "shots", "effort", name, "95%", "chance", "samples"]
-    head += [*SHARES, "tokens in", "out", "cost", "prompts", "seed", *columns]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    head += [*SHARES, *(["stopped by", "steps"] if agents else []), "tokens in", "out", "cost"]
+    head += ["prompts", "seed"]
+    lines = [f"| {' | '.join([*head, *columns])} |", f"|{' --- |' * len([*head, *columns])}"]
     for row in rows:
-        cells = [f"{row.title} ({row.metric})", str(row.shots), row.effort]
-        if row.score is None:
-            cells += [
-                f"not run: {row.note or 'no sample'}",
-                *["-"] * (len(head) - len(columns) - 4),
-            ]
+        judged = f", judge {row.judge}" if row.judge else ""
+        cells = [f"{row.title} ({row.metric}{judged})", str(row.shots), row.effort]
+        if not row.samples:
+            cells.append(f"not run: {row.note or 'no sample'}")
+            cells += ["-"] * (len(head) - len(cells))
         else:
-            cells += [
-                f"{row.score:.1f}",
-                f"{row.low:.1f}–{row.high:.1f}",
-                f"{row.chance:.1f}",
-                str(row.samples),
-            ]
-            cells += [f"{row.shares[kind]:.0%}" for kind in SHARES]
-            cells += [f"{row.tokens['prompt']:,}", f"{row.tokens['completion']:,}"]
-            cells += [f"{row.cost:.4f}", row.prompts, str(row.seed)]
+            cells += _measured(row, agents)
         cells += [
             "-" if row.published.get(key) is None else f"{row.published[key]:g}" for key in columns
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _measured(row: Row, agents: bool) -> list[str]:
+    """The cells of a row that was run, behind those of its name."""
+    cells = [
+        f"no score: {row.note}" if row.score is None else f"{row.score:.1f}",
+        "-" if row.low is None else f"{row.low:.1f}–{row.high:.1f}",
+        f"{row.chance:.1f}",
+        str(row.samples),
+        *(f"{row.shares[kind]:.0%}" for kind in SHARES),
+    ]
+    if agents:
+        stops = ", ".join(f"{kind} {count}" for kind, count in row.stopped.items())
+        cells += [stops or "-", "-" if row.steps is None else f"{row.steps:.1f}"]
+    cells += [f"{row.tokens['prompt']:,}", f"{row.tokens['completion']:,}"]
+    return [*cells, f"{row.cost:.4f}", row.prompts, str(row.seed)]
 
 
 def write(folder: Path, rows: Sequence[Row], name: str) -> None:

@@ -35,7 +35,8 @@ class Ask:
     """One generation. `prompt`: messages of a chat, or a text that goes on as it is.
 
     `effort` is a word of `resolve_effort`; `tools` are OpenAI's. In thinking mode DeepSeek's API
-    samples at temperature 1 whatever is asked.
+    samples at temperature 1 whatever is asked. An empty `effort` leaves the word out. A reply with
+    a `schema` is one JSON object of it.
     """
 
     prompt: str | Sequence[Mapping[str, Any]]
@@ -46,17 +47,22 @@ class Ask:
     seed: int = 0
     stop: Sequence[str] = ()
     tools: Sequence[Mapping[str, Any]] = ()
+    schema: Mapping[str, Any] | None = None
 
     def chat(self) -> dict[str, Any]:
         """The body of Chat Completions that asks for it, without the model's name."""
         assert not isinstance(self.prompt, str)
         body: dict[str, Any] = {"messages": [dict(m) for m in self.prompt]}
-        body |= {"reasoning_effort": self.effort, "max_tokens": self.max_tokens}
-        body |= {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed}
+        body |= {"reasoning_effort": self.effort} if self.effort else {}
+        body |= {"max_tokens": self.max_tokens, "seed": self.seed}
+        body |= {"temperature": self.temperature, "top_p": self.top_p}
         if self.stop:
             body["stop"] = list(self.stop)
         if self.tools:
             body["tools"] = [dict(tool) for tool in self.tools]
+        if self.schema is not None:
+            form = {"name": "reply", "strict": True, "schema": dict(self.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         return body
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from dsv4.eval import catalog, generated
+from dsv4.eval.agent import custom
+from dsv4.eval.agent.environment import Environment
+from dsv4.eval.agent.loop import Limits
 from dsv4.eval.dataset import from_file
 from dsv4.eval.task import Sample, Task
 
@@ -17,10 +20,34 @@ SMOKE = {  # tasks and their samples: a minute with the small model
     "tool_call": 2,
     "chain_2": 2,
     "next_of_series": 4,
+    "notes_2": 2,
 }
 SMOKE_TOKENS = 48
 LM_EVAL = "lm-eval:"
 EFFORTS = ("none", "high", "max")
+DISCARDING = ("browsecomp",)  # agents that begin anew where the window is full
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a user has given to run rows with."""
+
+    data: Mapping[str, str]
+    hub: bool
+    judged: bool
+    environment: Callable[[Sample], Environment] | None
+
+    def lacks(self, entry: catalog.Entry) -> list[str]:
+        """What a row needs beside its questions, and is not given."""
+        out = []
+        if entry.tools and self.environment is None:
+            out.append("an agent's tools (--tools FILE.py:NAME)")
+        if entry.runs == "judge" and not self.judged:
+            out.append("a judge (--judge URL)")
+        return out
+
+
+NOTHING = Means({}, False, False, None)
 
 
 class Suite:
@@ -45,13 +72,18 @@ def suite_of(
     data: Mapping[str, str] | None = None,
     hub: bool = False,
     include: str | None = None,
+    judged: bool = False,
+    tools: str | None = None,
 ) -> Suite:
     """The tasks of suites and names. `effort`: of chats, by default none (in `modes` all three).
     `data`: files or dataset ids of tasks by name. `hub`: rows that lm-eval defines load their data
-    from there; `lm-eval:NAME` always does, also from the definitions in `include`. Raises
-    ValueError for a name that there is not.
+    from there; `lm-eval:NAME` always does, also from the definitions in `include`. `judged`: there
+    is a judge, who marks the rows that have a rubric. `tools`: see `agent.custom`, for the rows
+    whose agents need tools that are not here. Raises ValueError for a name that there is not, and
+    for data of a row whose judge or tools are missing.
     """
     out, given = Suite(), dict(data or {})
+    means = Means(given, hub, judged, None if tools is None else custom.environment_of(tools))
     made = {task.name: task for task in generated.tasks()}
     for name in names:
         if name == "smoke":
@@ -65,13 +97,13 @@ def suite_of(
             for entry in catalog.entries().values():
                 if entry.suite == suite:
                     for word in EFFORTS if name == "modes" else (effort or "none",):
-                        _add_row(out, entry, word, given, hub)
+                        _add_row(out, entry, word, means)
         elif name.startswith(LM_EVAL):
             out.add(_lm_eval(name, [name.removeprefix(LM_EVAL)], None, include))
         elif name in made:
             out.add(made[name].at(effort or "none"))
         else:
-            _add_named(out, name, effort or "none", given, hub)
+            _add_named(out, name, effort or "none", means)
     if unknown := set(given) - {task.name for task in out.tasks} - _shorts(out):
         raise ValueError(f"--data {min(unknown)}=…: no such task is asked for")
     return out
@@ -105,14 +137,14 @@ def _few(task: Task, count: int, effort: str) -> Task:
     return replace(task, samples=samples, max_tokens=most, effort=effort)
 
 
-def _add_named(out: Suite, name: str, effort: str, data: Mapping[str, str], hub: bool) -> None:
+def _add_named(out: Suite, name: str, effort: str, means: Means) -> None:
     from dsv4.eval import packaged
 
     rows = [e for e in catalog.entries().values() if name in (e.name, e.short)]
     if len(rows) > 1:
         raise ValueError(f"{name} is {' and '.join(e.name for e in rows)}: name one of them")
     if rows:
-        _add_row(out, rows[0], effort, data, hub)
+        _add_row(out, rows[0], effort, means)
     elif name in packaged.EXTRA:
         out.add(packaged.EXTRA[name]())
     else:
@@ -120,16 +152,10 @@ def _add_named(out: Suite, name: str, effort: str, data: Mapping[str, str], hub:
         raise ValueError(f"there is no task {name!r}: choose from {', '.join(near)}, … (--list)")
 
 
-def _add_row(
-    out: Suite,
-    entry: catalog.Entry,
-    effort: str,
-    data: Mapping[str, str],
-    hub: bool,
-) -> None:
+def _add_row(out: Suite, entry: catalog.Entry, effort: str, means: Means) -> None:
     from dsv4.eval import packaged
 
-    source = data.get(entry.name) or data.get(entry.short)
+    source = means.data.get(entry.name) or means.data.get(entry.short)
     columns = entry.columns(None if entry.suite == "base" else effort)
     row = Task(
         entry.name,
@@ -139,16 +165,23 @@ def _add_row(
         entry.metric,
         entry.shots,
         effort="none" if entry.suite == "base" else effort,
+        rubric=entry.rubric if means.judged else "",
         published=columns,
     )
     if source is not None:
+        if missing := means.lacks(entry):
+            raise ValueError(f"{entry.name} needs {' and '.join(missing)}")
+        if entry.tools:
+            limits = Limits(discard=entry.short in DISCARDING)
+            row = replace(row, environment=means.environment, limits=limits)
         out.add(from_file(row, entry, source))
-    elif hub and entry.lm_eval:
+    elif means.hub and entry.lm_eval:
         out.add(_lm_eval(entry.name, entry.lm_eval, row, None))
     elif entry.runs == "here":
         out.add(replace(packaged.TASKS[entry.short](), published=columns))
     else:
         needs = "needs" if entry.runs == "environment" else "runs with"
+        needs += "".join(f" {one}," for one in means.lacks(entry))
         given = "" if entry.runs == "environment" else f" (--data {entry.short}=…)"
         given = " (--hub)" if entry.lm_eval else given
         out.add(row, f"{needs} {entry.how}{given}")

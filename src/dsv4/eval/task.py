@@ -8,26 +8,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dsv4.eval.agent.environment import Environment
+from dsv4.eval.agent.loop import Limits
+
 Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Sample:
     """One question. `prompt` is said to the subject; where there are `pairs` (context,
-    continuation) those are scored instead. `target` is what the grader compares with: JSON."""
+    continuation) those are scored instead. `target` is what the grader compares with, `setup` what
+    an agent's environment begins with: JSON."""
 
     id: str
     target: Any
     prompt: str | Messages = ""
     pairs: Sequence[tuple[str, str]] = ()
     tools: Sequence[Mapping[str, Any]] = ()
+    setup: Any = None
 
     @property
     def hash(self) -> str:
         """Of all that the subject is given."""
-        told = [self.prompt, self.pairs, self.tools]
-        text = json.dumps(told, ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return hash_of(
+            [self.prompt, self.pairs, self.tools, *([] if self.setup is None else [self.setup])]
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,9 @@ class Task:
     """`samples(seed)` gives them in a fixed order. `grader` is a name of GRADERS, `chance` the
     score of who knows nothing. `max_tokens` None: what the window of the effort leaves. `needs`:
     tokens of context; `sized` gives its samples in tokens of so many characters. `scale`: what the
-    mean of scores is multiplied with in tables."""
+    mean of scores is multiplied with in tables. `rubric`: that by which a judge marks, in the
+    grader's place. `environment`: where an agent works, within `limits`; `max_tokens` are then
+    those of each reply."""
 
     name: str
     title: str
@@ -51,6 +58,9 @@ class Task:
     needs: int = 0
     sized: Callable[..., Iterable[Sample]] | None = None
     scale: float = 100.0
+    rubric: str = ""
+    environment: Callable[[Sample], Environment] | None = None
+    limits: Limits = field(default_factory=Limits)
     published: Mapping[str, float | None] = field(default_factory=dict)
 
     def at(self, effort: str) -> Task:
@@ -66,6 +76,12 @@ def window_of(effort: str) -> int:
     if effort in ("max", "ultra"):
         return WINDOWS["max"]
     return WINDOWS["none"] if effort == "none" else WINDOWS["high"]
+
+
+def hash_of(told: Any) -> str:
+    """Of what somebody is told: JSON."""
+    text = json.dumps(told, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def user(text: str) -> list[dict[str, str]]:

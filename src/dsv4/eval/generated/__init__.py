@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from dsv4.eval.generated import recall, reckon
+from dsv4.eval.generated import errands, recall, reckon
 from dsv4.eval.task import Sample, Task
 
 LENGTHS = {f"{n}k": n * 1024 for n in (4, 8, 16, 32, 64, 128, 256, 512)} | {"1m": 1 << 20}
@@ -14,7 +14,7 @@ COUNT = 50
 
 def tasks() -> list[Task]:
     """All of them, without a limit on samples below COUNT."""
-    return [*short(), *long()]
+    return [*short(), *agents(), *long()]
 
 
 def short() -> list[Task]:
@@ -70,6 +70,44 @@ def short() -> list[Task]:
             "likeliest",
             "ACC",
             chance=0.25,
+        ),
+    ]
+
+
+def agents() -> list[Task]:
+    """Several calls of tools, each with what the last one gave; the tools are here, in memory."""
+    return [
+        *(
+            Task(
+                f"notes_{steps}",
+                f"Agent: a trail of {steps} notes",
+                partial(errands.notes, steps=steps),
+                "squad",
+                "EM",
+                chance=errands.NOTES_CHANCE,
+                max_tokens=2048,
+                environment=errands.reader,
+            )
+            for steps in (2, 8, 32)
+        ),
+        Task(
+            "ledger",
+            "Agent: accounts of two people",
+            errands.ledger,
+            "number",
+            "EM",
+            chance=errands.LEDGER_CHANCE,
+            max_tokens=2048,
+            environment=errands.clerk,
+        ),
+        Task(
+            "shelves",
+            "Agent: things moved to one shelf",
+            errands.shelves,
+            "state",
+            "EM",
+            max_tokens=2048,
+            environment=errands.porter,
         ),
     ]
 

@@ -4,6 +4,7 @@
             | refused the server or the model declined
             | unparsed nothing in it is an answer of the form that was asked for, or two are
             | right, wrong (or a share of right)
+            | unjudged a judge was to say, and did not: it counts neither way
 
 Only the visible answer is read; digits are ASCII's and letters Latin, since `٤` is not what was
 asked for, and Python's own `int` and `\\d` would take it.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dsv4.eval.grade import boxed, choice, code, overlap, plain, retrieval, scored, tools
+from dsv4.eval.grade import boxed, choice, code, judged, overlap, plain, retrieval, scored, tools
 from dsv4.eval.grade.answer import Answer, Grade, Verdict
 
 
@@ -35,10 +36,12 @@ GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "python": code.python,
     "mrcr": retrieval.mrcr,
     "calls": tools.calls,
+    "state": tools.state,
     "likeliest": scored.likeliest,
     "likeliest_normalised": scored.likeliest_normalised,
     "greedy": scored.greedy,
     "bits": scored.bits,
+    "judged": judged.judged,
     "lm_eval": _lm_eval,
 }
 
@@ -48,10 +51,11 @@ def verdict_of(grader: str, target: Any, answer: Answer) -> Verdict:
     if answer.scores or grader == "lm_eval":
         return GRADERS[grader](target, answer)
     if answer.finish_reason == "length":
-        return Verdict("cut", 0.0, "the reply ran into the token limit")
+        limit = {"steps": "the steps ended", "context": "the window was full"}
+        return Verdict("cut", 0.0, limit.get(answer.stopped, "the reply ran into the token limit"))
     if answer.finish_reason == "content_filter":
         return Verdict("refused", 0.0, "the server declined")
-    verdict = GRADERS[grader](target, answer)
+    verdict = GRADERS["judged" if answer.rubric else grader](target, answer)
     if verdict.grade == "unparsed" and plain.declines(answer.text):
         return Verdict("refused", 0.0, "the reply declines")
     return verdict

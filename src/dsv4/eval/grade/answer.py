@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from dsv4.eval.subject import Score
 
-Grade = Literal["right", "wrong", "partial", "unparsed", "cut", "refused", "failed"]
+Grade = Literal["right", "wrong", "partial", "unparsed", "cut", "refused", "failed", "unjudged"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The visible answer of a reply, its calls; or scores of continuations, as long as `nbytes`."""
+    """The visible answer of a reply, its calls; or scores of continuations, as long as `nbytes`.
+
+    `rubric`: that of a judge, and `judged` what it said. Of an agent: what `stopped` it, and the
+    `state` that it left."""
 
     text: str = ""
     calls: Sequence[Mapping[str, str]] = ()
     finish_reason: str = "stop"
     scores: Sequence[Score] = ()
     nbytes: Sequence[int] = ()
+    rubric: str = ""
+    judged: Mapping[str, Any] = field(default_factory=dict)
+    stopped: str = ""
+    state: Any = None
 
 
 class Verdict(NamedTuple):
-    """`score` is what the metric takes the mean of; `reason` says how it came about."""
+    """`score` is what the metric takes the mean of, None where there is none to be counted;
+    `reason` says how it came about."""
 
     grade: Grade
-    score: float
+    score: float | None
     reason: str
 
 

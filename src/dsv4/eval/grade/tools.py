@@ -1,4 +1,4 @@
-"""Calls of tools: the same names and arguments in the same order, as JSON values."""
+"""Calls of tools: the same names and arguments in the same order; or the state that they left."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def calls(target: Sequence[Mapping[str, Any]], answer: Answer) -> Verdict:
     return decided(
         _exact(said) == _exact(right), f"called {json.dumps(said, ensure_ascii=False)[:120]}"
     )
+
+
+def state(target: Any, answer: Answer) -> Verdict:
+    """`target`: the state that an agent should leave; what it says of it is nothing."""
+    right = _exact(answer.state) == _exact(target)
+    return decided(right, f"left {json.dumps(answer.state, ensure_ascii=False)[:120]}")
 
 
 def _exact(found: Any) -> str:

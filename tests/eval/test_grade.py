@@ -248,4 +248,5 @@ def test_every_grader_is_tried():
         "lm_eval",
         "judged",
         "state",
+        "inspect",
     }

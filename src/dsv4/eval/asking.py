@@ -30,6 +30,8 @@ def ask(
     try:
         if sample.pairs:
             return row | _scored(subject, sample)
+        if task.talk is not None:
+            return row | task.talk(subject, sample, first)
         if task.environment is not None:
             return row | _worked(task, subject, sample, first)
         return row | _said(task, subject, replace(first, tools=sample.tools))
@@ -98,6 +100,7 @@ def graded(row: Mapping[str, Any]) -> dict[str, Any]:
             row.get("judged", {}),
             row.get("stopped", ""),
             row.get("state"),
+            row.get("talk", ()),
         )
         verdict = verdict_of(row["grader"], row["target"], answer)
     return dict(row) | {"grade": verdict.grade, "score": verdict.score, "reason": verdict.reason}

@@ -20,8 +20,9 @@ MATHEMATICS = ("hmmt_2026_feb", "imoanswerbench", "apex", "apex_shortlist", "hle
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. `lm_eval` names lm-eval's tasks; `grader` that of a file given for it, and `rubric`
-    that of the judge, who takes its place if there is one. `tools`: an agent's, to be given."""
+    """One row. `lm_eval` names lm-eval's tasks, `inspect` that of inspect-evals where lm-eval has
+    none; `grader` that of a file given for it, and `rubric` that of the judge, who takes its place
+    if there is one. `tools`: an agent's, to be given."""
 
     name: str
     title: str
@@ -35,6 +36,7 @@ class Entry:
     published: Mapping[str, float | None]
     rubric: str = ""
     tools: bool = False
+    inspect: str = ""
 
     @property
     def short(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 FILE = "samples.jsonl"
 Key = tuple[str, str, str]  # task, effort, sample
-LONG = ("prompt", "pairs", "tools", "setup", "trace")  # what only the file holds
+LONG = ("prompt", "pairs", "tools", "setup", "trace", "talk")  # what only the file holds
 
 
 class LogError(ValueError):

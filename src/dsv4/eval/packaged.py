@@ -264,3 +264,9 @@ EXTRA: dict[str, Callable[[], Task]] = {
     },
     **{f"bits_{task}": partial(_bits_task, task, form) for task, form in _BITS.items()},
 }
+DIALOGUES = {  # tau-bench: tasks of inspect-evals, whose package holds their data
+    "tau2_airline": "τ²-bench, airline",
+    "tau2_retail": "τ²-bench, retail",
+    "tau2_telecom": "τ²-bench, telecom",
+    "tau2_banking": "τ²-bench, banking",
+}

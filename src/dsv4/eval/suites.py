@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dsv4.eval import catalog, generated
 from dsv4.eval.agent import custom
@@ -23,7 +24,7 @@ SMOKE = {  # tasks and their samples: a minute with the small model
     "notes_2": 2,
 }
 SMOKE_TOKENS = 48
-LM_EVAL = "lm-eval:"
+LM_EVAL, INSPECT = "lm-eval:", "inspect:"
 EFFORTS = ("none", "high", "max")
 DISCARDING = ("browsecomp",)  # agents that begin anew where the window is full
 
@@ -76,11 +77,11 @@ def suite_of(
     tools: str | None = None,
 ) -> Suite:
     """The tasks of suites and names. `effort`: of chats, by default none (in `modes` all three).
-    `data`: files or dataset ids of tasks by name. `hub`: rows that lm-eval defines load their data
-    from there; `lm-eval:NAME` always does, also from the definitions in `include`. `judged`: there
-    is a judge, who marks the rows that have a rubric. `tools`: see `agent.custom`, for the rows
-    whose agents need tools that are not here. Raises ValueError for a name that there is not, and
-    for data of a row whose judge or tools are missing.
+    `data`: files or dataset ids of tasks by name. `hub`: rows that lm-eval or Inspect define load
+    their data from there; `lm-eval:NAME` (also of the definitions in `include`) and `inspect:NAME`
+    always do. `judged`: there is a judge, who marks the rows that have a rubric. `tools`: see
+    `agent.custom`, for the rows whose agents need tools that are not here. Raises ValueError for a
+    name that there is not, and for data of a row whose judge or tools are missing.
     """
     out, given = Suite(), dict(data or {})
     means = Means(given, hub, judged, None if tools is None else custom.environment_of(tools))
@@ -100,6 +101,10 @@ def suite_of(
                         _add_row(out, entry, word, means)
         elif name.startswith(LM_EVAL):
             out.add(_lm_eval(name, [name.removeprefix(LM_EVAL)], None, include))
+        elif name.startswith(INSPECT):
+            source = name.removeprefix(INSPECT)
+            row = Task(name, source.rpartition("@")[2], lambda seed: (), "inspect", "ACC")
+            out.add(_inspect(source, row.at(effort or "none")))
         elif name in made:
             out.add(made[name].at(effort or "none"))
         else:
@@ -114,7 +119,7 @@ def known() -> list[str]:
     from dsv4.eval import packaged
 
     made = [task.name for task in generated.tasks()]
-    return [*SUITES, *made, *catalog.entries(), *packaged.EXTRA]
+    return [*SUITES, *made, *catalog.entries(), *packaged.EXTRA, *packaged.DIALOGUES]
 
 
 def _lm_eval(name: str, parts: Sequence[str], row: Task | None, include: str | None) -> Task:
@@ -123,6 +128,16 @@ def _lm_eval(name: str, parts: Sequence[str], row: Task | None, include: str | N
     except ImportError as error:
         raise ValueError(f"{name} needs lm-eval ({error}): pip install 'dsv4[lm-eval]'") from error
     return task_of(name, parts, row or Task(name, parts[0], lambda seed: (), "lm_eval"), include)
+
+
+def _inspect(source: str, row: Task, **arguments: Any) -> Task:
+    try:
+        from dsv4.eval.inspecting import task_of
+    except ImportError as error:
+        raise ValueError(
+            f"{row.name} needs inspect-evals ({error}): pip install 'dsv4[inspect]'"
+        ) from error
+    return task_of(row.name, source, row, arguments)
 
 
 def _shorts(suite: Suite) -> set[str]:
@@ -147,6 +162,9 @@ def _add_named(out: Suite, name: str, effort: str, means: Means) -> None:
         _add_row(out, rows[0], effort, means)
     elif name in packaged.EXTRA:
         out.add(packaged.EXTRA[name]())
+    elif name in packaged.DIALOGUES:
+        row = Task(name, packaged.DIALOGUES[name], lambda seed: (), "inspect", "Pass@1")
+        out.add(_inspect(name, row.at(effort), shuffle=False))
     else:
         near = [one for one in known() if name.lower() in one] or list(SUITES)
         raise ValueError(f"there is no task {name!r}: choose from {', '.join(near)}, … (--list)")
@@ -175,13 +193,23 @@ def _add_row(out: Suite, entry: catalog.Entry, effort: str, means: Means) -> Non
             limits = Limits(discard=entry.short in DISCARDING)
             row = replace(row, environment=means.environment, limits=limits)
         out.add(from_file(row, entry, source))
-    elif means.hub and entry.lm_eval:
-        out.add(_lm_eval(entry.name, entry.lm_eval, row, None))
+    elif means.hub and (entry.lm_eval or entry.inspect):
+        try:
+            out.add(_defined(entry, row))
+        except ValueError as error:
+            out.add(row, str(error))
     elif entry.runs == "here":
         out.add(replace(packaged.TASKS[entry.short](), published=columns))
     else:
         needs = "needs" if entry.runs == "environment" else "runs with"
         needs += "".join(f" {one}," for one in means.lacks(entry))
         given = "" if entry.runs == "environment" else f" (--data {entry.short}=…)"
-        given = " (--hub)" if entry.lm_eval else given
+        given = " (--hub)" if entry.lm_eval or entry.inspect else given
         out.add(row, f"{needs} {entry.how}{given}")
+
+
+def _defined(entry: catalog.Entry, row: Task) -> Task:
+    """A row as lm-eval, or else Inspect, defines it, its data loaded from the hub."""
+    if entry.lm_eval:
+        return _lm_eval(entry.name, entry.lm_eval, row, None)
+    return _inspect(entry.inspect, row)

@@ -10,6 +10,7 @@ from typing import Any
 
 from dsv4.eval.agent.environment import Environment
 from dsv4.eval.agent.loop import Limits
+from dsv4.eval.subject import Ask, Subject
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -42,7 +43,8 @@ class Task:
     tokens of context; `sized` gives its samples in tokens of so many characters. `scale`: what the
     mean of scores is multiplied with in tables. `rubric`: that by which a judge marks, in the
     grader's place. `environment`: where an agent works, within `limits`; `max_tokens` are then
-    those of each reply."""
+    those of each reply. `talk` asks in its own way, and gives the part of the row that tells of
+    it."""
 
     name: str
     title: str
@@ -56,6 +58,7 @@ class Task:
     stop: Sequence[str] = ()
     effort: str = "none"
     needs: int = 0
+    talk: Callable[[Subject, Sample, Ask], dict[str, Any]] | None = None
     sized: Callable[..., Iterable[Sample]] | None = None
     scale: float = 100.0
     rubric: str = ""

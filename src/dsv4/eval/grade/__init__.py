@@ -25,6 +25,13 @@ def _lm_eval(target: Any, answer: Answer) -> Verdict:
     return grade(target, answer)
 
 
+def _inspect(target: Any, answer: Answer) -> Verdict:
+    from dsv4.eval.inspecting import grade  # an extra, too
+
+    return grade(target, answer)
+
+
+OTHERS = ("lm_eval", "inspect")  # who decide themselves what a reply that was cut is worth
 GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "letter": choice.letter,
     "boxed": boxed.boxed,
@@ -43,12 +50,13 @@ GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "bits": scored.bits,
     "judged": judged.judged,
     "lm_eval": _lm_eval,
+    "inspect": _inspect,
 }
 
 
 def verdict_of(grader: str, target: Any, answer: Answer) -> Verdict:
     """The verdict of a grader by its name; cut and refused replies are told by none of them."""
-    if answer.scores or grader == "lm_eval":
+    if answer.scores or grader in OTHERS:
         return GRADERS[grader](target, answer)
     if answer.finish_reason == "length":
         limit = {"steps": "the steps ended", "context": "the window was full"}

@@ -16,7 +16,7 @@ class Answer:
     """The visible answer of a reply, its calls; or scores of continuations, as long as `nbytes`.
 
     `rubric`: that of a judge, and `judged` what it said. Of an agent: what `stopped` it, and the
-    `state` that it left."""
+    `state` that it left; of a conversation that a task of Inspect's led, its `talk`."""
 
     text: str = ""
     calls: Sequence[Mapping[str, str]] = ()
@@ -27,6 +27,7 @@ class Answer:
     judged: Mapping[str, Any] = field(default_factory=dict)
     stopped: str = ""
     state: Any = None
+    talk: Sequence[Mapping[str, Any]] = ()
 
 
 class Verdict(NamedTuple):

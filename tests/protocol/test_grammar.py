@@ -10,6 +10,7 @@ from dsv4.protocol import constants as c
 from dsv4.protocol.schema import LARGEST, bounded
 
 xgrammar = pytest.importorskip("xgrammar")
+testing = pytest.importorskip("xgrammar.testing")
 
 POINT = {"type": "object", "properties": {"z": {"type": "number"}}, "required": ["z"]}
 PROPERTIES = {
@@ -162,6 +163,41 @@ def test_limits_beyond_exact_integers_and_multiples_are_left():
     ):
         assert bounded(schema) == schema
     assert bounded({"type": "integer", "multipleOf": 2000})["maximum"] == LARGEST
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "array", "minItems": 2}, ([1, {"a": 1}], [1, 2, 3]), ([], [1])),
+        ({"type": "array", "maxItems": 1}, ([], ["x"]), ([1, 2],)),
+        ({"type": ["array", "null"], "minItems": 1}, ([None], None), ([], {})),
+        ({"type": "object", "required": ["a"]}, ({"a": [1]},), ({}, {"b": 1})),
+        (
+            {"type": "object", "properties": {"b": {"type": "null"}}, "required": ["a"]},
+            ({"b": None, "a": 1}, {"a": 1}),
+            ({"b": None}, {}),
+        ),
+        (
+            {"type": "object", "required": ["a"], "additionalProperties": {"type": "null"}},
+            ({"a": None},),
+            ({"a": 1}, {}),
+        ),
+        ({"type": "object", "minProperties": 1}, ({"x": 1}, {"x": 1, "y": {}}), ({},)),
+        ({"type": "object", "maxProperties": 1}, ({}, {"x": 1}), ({"x": 1, "y": 2},)),
+    ],
+)
+def test_what_a_schema_allows_without_a_word(schema, good, bad):
+    whole = bounded({"type": "object", "properties": {"v": schema}, "required": ["v"]})
+    tag = {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": whole}}
+    grammar = xgrammar.Grammar.from_structural_tag(tag)
+    for value in (*good, *bad):
+        text = json.dumps({"v": value})
+        assert testing._is_grammar_accept_string(grammar, text) is (value in good), text
+
+
+def test_a_name_that_is_required_and_not_allowed():
+    with pytest.raises(ProtocolError, match="'a' is no property, and no other is allowed"):
+        bounded({"type": "object", "required": ["a"], "additionalProperties": False})
 
 
 @pytest.mark.parametrize("step", [2, 7, 60])

@@ -94,6 +94,26 @@ def test_going_on_from_a_response(server):
         server.openai.responses.retrieve(unstored.id)
 
 
+WEATHER = {"role": "user", "content": "And its weather?"}
+
+
+def test_items_by_reference(server):
+    server.say(f"</think>Paris.{EOS}", f"</think>It rains.{EOS}")
+    first = ask(server, "The capital of France?")
+    reference = {"type": "item_reference", "id": first.output[-1].id}
+    second = ask(server, [{"role": "user", "content": "Capital?"}, reference, WEATHER])
+    prompt = server.engine.tokenizer.decode(server.engine.jobs[-1].ids)
+    assert "Capital?" in prompt and "Paris." in prompt and "of France" not in prompt
+    ask(server, "more", previous_response_id=second.id)  # holds the item, not the reference
+    assert "Paris." in server.engine.tokenizer.decode(server.engine.jobs[-1].ids)
+    server.openai.responses.delete(first.id)
+    for key in (first.output[-1].id, "msg_1", "", "x_y_z"):
+        with pytest.raises(openai.NotFoundError, match="there is no item"):
+            ask(server, [{"type": "item_reference", "id": key}, WEATHER])
+    with pytest.raises(openai.BadRequestError, match="must be text"):
+        ask(server, [{"type": "item_reference", "id": 5}, WEATHER])
+
+
 def test_logprobs_and_formats(server):
     server.say(f'</think>{{"a": 1}}{EOS}')
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

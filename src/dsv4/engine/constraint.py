@@ -382,4 +382,5 @@ def _spelled(text: str, tokenizer: Tokenizer) -> Format:
 def _line(error: BaseException | str) -> str:
     """What an error or a warning says, in one line, without the place in its library."""
     text = " ".join(str(error).split())
-    return text.partition(": ")[2] if text.startswith("[") and ".cc:" in text else text
+    text = text.partition(": ")[2] if text.startswith("[") and ".cc:" in text else text
+    return text.partition(" is false: ")[2] or text if text.startswith("Check failed") else text

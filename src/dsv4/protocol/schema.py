@@ -59,12 +59,14 @@ def types_of(schema: Any, definitions: Mapping[str, Any], seen: tuple[str, ...] 
 def bounded(schema: Any) -> Any:
     """The schema with integers that end: where no bound is given, those within ±LARGEST. A model
     may go on with digits for ever, where a text that is held to a grammar has nothing else.
-    Multiples are left: a grammar holds an integer to them, or to bounds, not to both."""
+    Multiples are left: a grammar holds an integer to them, or to bounds, not to both. What a schema
+    allows without a word is said (see `_explicit`). Raises ProtocolError where nothing fits."""
     if isinstance(schema, list | tuple):
         return [bounded(part) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     out = {key: value if key in VALUES else bounded(value) for key, value in schema.items()}
+    _explicit(out)
     if out.get("type") != "integer" or 0 < out.get("multipleOf", 0) <= MULTIPLES:
         return out
     limits = [out[key] for key in (*_LOWEST, *_HIGHEST) if isinstance(out.get(key), int | float)]
@@ -74,6 +76,31 @@ def bounded(schema: Any) -> Any:
         if not out.keys() & {*_HIGHEST, "enum", "const"}:
             out["maximum"] = LARGEST
     return out
+
+
+def _explicit(schema: dict[str, Any]) -> None:
+    """Say what is allowed though it is not named, in place: a grammar counts it among nothing.
+
+    Items of any kind where there are none, required names that are no properties, and any
+    properties where only their number is said.
+    """
+    given = schema.get("type")
+    types = [given] if isinstance(given, str) else given if isinstance(given, list) else ()
+    counts = schema.keys() & {"minItems", "maxItems"}
+    if "array" in types and counts and not schema.keys() & {"items", "prefixItems"}:
+        schema["items"] = {}
+    named = schema.get("properties", {})
+    if "object" not in types or not isinstance(named, Mapping) or "patternProperties" in schema:
+        return
+    others = schema.get("additionalProperties", True)
+    missing = [name for name in sequence_of(schema, "required") if name not in named]
+    if missing and others is False:
+        raise ProtocolError(f"required: {missing[0]!r} is no property, and no other is allowed")
+    if missing:
+        rest = dict.fromkeys(missing, others if isinstance(others, Mapping) else {})
+        schema["properties"] = {**named, **rest}
+    elif not named and schema.keys() & {"minProperties", "maxProperties"}:
+        schema.setdefault("additionalProperties", True)
 
 
 def sequence_of(schema: Mapping[str, Any], key: str) -> Sequence[Any]:

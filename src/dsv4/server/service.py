@@ -131,9 +131,10 @@ class Service:
         extras = read_extras(body, 1)
         stored = body.get("store") is not False
         before = self._before(body)
-        items = [*before, *_items(body.get("input"))]
+        given = _items(body.get("input"))
+        items = [*before, *(self._meant(item) for item in given)]
         asked = {**body, "previous_response_id": None}
-        if before:
+        if items != given:
             asked["input"] = items
         request = from_responses(asked, self.options)
         exchange = self._exchange("resp_", request.model, inbox)
@@ -240,6 +241,15 @@ class Service:
             return job
         usual = [self.tokenizer.token_id(EOS)] if job.end_ids is None else job.end_ids
         return replace(job, end_ids=(*usual, *extras.end_ids))
+
+    def _meant(self, item: Any) -> Any:
+        """What a reference to an item of a response stands for; else the item itself."""
+        if not isinstance(item, dict) or item.get("type") != "item_reference":
+            return item
+        key = item.get("id")
+        if not isinstance(key, str):
+            raise RequestError("must be text", "input.id")
+        return self.store.item(key)
 
     def _before(self, body: Mapping[str, Any]) -> list[Any]:
         """The items of the response that the request goes on from."""

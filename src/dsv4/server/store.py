@@ -35,6 +35,17 @@ class Store:
         found: list[Any] = json.loads(self._find(key)[0])
         return found
 
+    def item(self, key: str) -> Any:
+        """An item of a response's output, by its own id: see `ResponsesWriter`. Raises ApiError."""
+        response = key.partition("_")[2].rpartition("_")[0]
+        with self._lock:
+            kept = self._kept.get(response)
+        for item in json.loads(kept[0]) if kept is not None else ():
+            if isinstance(item, dict) and item.get("id") == key:
+                return item
+        why = "it was not stored, or had to make room: send the item itself"
+        raise ApiError(404, f"there is no item {key!r}: {why}", "input", "not_found")
+
     def response(self, key: str) -> Any:
         """The response. Raises ApiError 404."""
         return json.loads(self._find(key)[1])

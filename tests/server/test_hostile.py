@@ -139,3 +139,23 @@ def test_texts_of_any_kind_come_through(server):
         assert list(job.ids).count(job.ids[1]) == 1  # what a user spells is no role
     reply = server.http.post("/v1/chat/completions", content=json.dumps(body)).json()
     assert reply["choices"][0]["message"]["content"] == "\x00é🙂\u202e"
+
+
+def test_counting_ends(server, monkeypatch):
+    """A text is encoded up to twice what fits, though nothing is generated."""
+    monkeypatch.setattr("dsv4.server.tokens.LONG", 0)
+    text = "a b " * 5000
+    asked = [
+        ("/tokenize", {"prompt": text}),
+        ("/tokenize", {"messages": [{"role": "user", "content": text}]}),
+        (
+            "/v1/messages/count_tokens",
+            {"model": MODEL, "messages": [{"role": "user", "content": text}]},
+        ),
+    ]
+    for path, body in asked:
+        answer = server.http.post(path, json=body)
+        assert answer.status_code == 400, answer.text[:200]
+        assert "maximum context length is 4096 tokens" in answer.json()["error"]["message"]
+    monkeypatch.undo()
+    assert server.http.post("/tokenize", json={"prompt": text}).json()["count"] > 8192

@@ -123,7 +123,8 @@ class Service:
     def count_tokens(self, data: bytes) -> int:
         """How many tokens a Messages request's prompt has."""
         request = from_anthropic({**self._body(data), "max_tokens": None}, self.options)
-        return len(request.ids(self.tokenizer, spelt=self.spellings.of))
+        within = Within(self.tokenizer, self.engine.context)
+        return len(request.ids(within, spelt=self.spellings.of))
 
     def responses(self, data: bytes, inbox: Inbox) -> Answer:
         """Responses."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from dsv4.protocol.errors import RequestError
 from dsv4.protocol.requests import fields, from_openai
 from dsv4.server.completions import BOS
+from dsv4.server.within import Within
 
 if TYPE_CHECKING:
     from dsv4.server.service import Service
 
 EOS = "<｜end▁of▁sentence｜>"
+LONG = 1 << 20  # tokens of a text that may be counted anywhere
 
 
 class TokensApi:
@@ -24,14 +26,15 @@ class TokensApi:
 
     def tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A `prompt` (or `content`), or the prompt of `messages`."""
+        within = Within(self._tokenizer, max(self._service.engine.context, LONG))
         if body.get("messages") is not None:
             options = replace(self._service.options, models=None)
             request = from_openai({**body, "n": None}, options)
-            ids = request.ids(self._tokenizer, spelt=self._service.spellings.of)
+            ids = request.ids(within, spelt=self._service.spellings.of)
         else:
             key = "prompt" if body.get("prompt") is not None else "content"
             text = fields.needed(body, key)
-            ids = self._tokenizer.encode(text, special=True)
+            ids = within.encode(text, special=True)
             if fields.flag(body, "add_special_tokens") is not False and key == "prompt":
                 bos = self._tokenizer.token_id(BOS)
                 ids = ids if ids[:1] == [bos] else [bos, *ids]

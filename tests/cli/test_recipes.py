@@ -128,7 +128,7 @@ def test_a_plan_is_printed_and_nothing_is_made(recipe_file, tmp_path):
         ("other.py", "there is no recipe other.py"),
         ("", "name a recipe or a folder, or give --minutes"),
         ("folder --out other", "--out belongs to a recipe's run"),
-        ("nano mesh=dp=2 --minutes 5", "--minutes measures one process, mesh is 'dp=2'"),
+        ("nano mesh=dp=2 --minutes 5", "minutes are measured in one process, mesh is 'dp=2'"),
         ("nano mesh=dp=2", "2 processes, 1 were started: torchrun"),
         ("nano --minutes 5 --steps 3", "--steps and --minutes exclude each other"),
     ],
@@ -168,8 +168,9 @@ def test_minutes_choose_the_run_by_the_rule(monkeypatch):
 def test_minutes_of_a_recipe_stretch_its_stages(make_recipe, monkeypatch):  # noqa: F811
     monkeypatch.setattr(dial, "measured_speed", lambda recipe: 1e9)
     recipe = make_recipe(stages=[{"tokens": 1280}, {"tokens": 2560, "seq_len": 64}])
-    tokens = dial.tokens_for(recipe, 1.0)
-    stretched = Plan(dataclasses.replace(recipe, tokens=tokens))
+    stretched = Plan(dial.timed(recipe, 1.0))
+    assert stretched.recipe.minutes == 1.0 and stretched.recipe.warmup == recipe.warmup
+    assert dial.timed(recipe, 0.01).warmup == 1
     config = recipe.model_config
     work = sum(s.tokens * dial.flops_per_token(config, s.seq_len) for s in stretched.stages)
     assert work == pytest.approx(60e9, rel=0.02)
@@ -181,8 +182,9 @@ def test_the_speed_is_measured_and_the_run_follows(make_recipe, tmp_path, recipe
     done = call("train", recipe_file(), "--minutes", "0.02", "--out", out)
     assert done.exit_code == 0 and "0.02 minutes are about" in done.output
     tokens = json.loads(Path(out / "metrics.jsonl").read_text().splitlines()[-1])["tokens"]
-    assert tokens % 128 == 0
-    assert call("train", recipe_file(), "--minutes", "9", "--out", out, "--resume").exit_code == 0
+    assert tokens % 32 == 0
+    done = call("train", recipe_file(), "--minutes", "9", "--out", out, "--resume")
+    assert done.exit_code == 0 and "was begun for 0.02 minutes, which it keeps" in done.stderr
     assert isinstance(make_recipe(), Recipe)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -71,11 +72,12 @@ def train(
     flags |= {"seq_len": seq_len, "lr": lr, "seed": seed}
     given = {name: value for name, value in flags.items() if value is not None}
     _check_minutes(minutes, steps)
+    begun, measured = time.perf_counter(), False
     if what is None or "=" in what:
         words = [*([] if what is None else [what]), *(changes or [])]
         folder = out or Path("run")
         recipe = _saved(folder) if resume else _by_minutes(minutes, words, given)
-        minutes = None
+        measured = True
     elif is_recipe(what) or changes:
         _refuse(given)
         recipe = override(find(what), changes or [])
@@ -86,23 +88,24 @@ def train(
         folder, recipe = Path(what), _by_flags(Path(what).name, given)
         if steps is None:
             minutes = MINUTES if minutes is None else minutes
+    if minutes is not None:
+        recipe = dataclasses.replace(recipe, minutes=minutes)
     recipe.check()
-    if minutes is not None and recipe.mesh.strip() != "1":
-        raise ValueError(f"--minutes measures one process, mesh is {recipe.mesh!r}: give tokens=…")
     if dry:
         print_plan(recipe)
         return
-    _train(recipe, folder, minutes, resume)
+    _train(recipe, folder, resume, time.perf_counter() - begun if measured else None)
 
 
-def _train(recipe: Recipe, out: Path, minutes: float | None, resume: bool) -> None:
+def _train(recipe: Recipe, out: Path, resume: bool, measured: float | None) -> None:
+    """`measured`: seconds that were spent on choosing the recipe, where its speed is known."""
     from dsv4.checkpoint.folder import claimed
     from dsv4.train.parallel.start import joined
 
     whole = joined(recipe.mesh)
     saved, resume = _checked(recipe, out, resume, whole)
     with ending(), claimed(out, "training run") if whole.chief else nullcontext():
-        run = _prepared(recipe, out, minutes, saved, resume, whole)
+        run = _prepared(recipe, out, saved, resume, whole, measured)
         with telling(lambda: run.kept):
             if not run.train(_progress()):
                 if whole.chief:
@@ -141,25 +144,18 @@ def _checked(recipe: Recipe, out: Path, resume: bool, whole: Whole) -> tuple[Che
 def _prepared(
     recipe: Recipe,
     out: Path,
-    minutes: float | None,
     saved: Checkpoints,
     resume: bool,
     whole: Whole,
+    measured: float | None,
 ) -> Run:
-    from dsv4.train.dial import tokens_for
+    from dsv4.train.dial import timed
     from dsv4.train.pretrain import Run
-    from dsv4.train.state import check_same
 
     state: dict[str, Any] | None = None
     if resume:
         state = saved.newest(lambda line: note(f"note: {line}") if whole.chief else None)
-        if minutes is not None:  # they were made tokens when it began
-            recipe = dataclasses.replace(recipe, tokens=state["recipe"]["tokens"])
-        file = saved.file(state["position"]["step"])
-        added = check_same(file, state, recipe)
-        if added and whole.chief:
-            names = ", ".join(f"{name} = {value}" for name, value in added.items())
-            note(f"note: {file} is older than some settings, which have their defaults: {names}")
+        recipe = _as_begun(recipe, state, saved.file(state["position"]["step"]), whole)
     for ratio in recipe.untrained() if whole.chief else ():
         note(f"note: no row closes a block of {ratio}: what compresses those keeps its weights")
     begun = "the same command begins again"
@@ -168,11 +164,44 @@ def _prepared(
             prepare(out / "data", recipe.model_config)
         whole.any(False)  # the others wait for it
         texts = recipe.text or (Text(folder=str(prepare(out / "data", recipe.model_config))),)
-        if minutes is not None and state is None:
-            tokens = tokens_for(recipe, minutes)
-            say(f"{minutes:g} minutes are about {tokens:,} tokens here")
-            recipe = dataclasses.replace(recipe, tokens=tokens)
-        return Run(recipe, out, texts=texts, state=state, whole=whole, checkpoints=saved)
+        started = time.perf_counter()
+        if recipe.minutes is not None and state is None and measured is None:
+            recipe = timed(recipe, recipe.minutes)
+            say(f"{recipe.minutes:g} minutes are about {recipe.tokens:,} tokens here")
+        spent = (measured or 0.0) + time.perf_counter() - started
+        return Run(
+            recipe,
+            out,
+            texts=texts,
+            state=state,
+            whole=whole,
+            checkpoints=saved,
+            spent=spent,
+        )
+
+
+def _as_begun(recipe: Recipe, state: dict[str, Any], file: Path, whole: Whole) -> Recipe:
+    """The recipe that a run goes on with: what its minutes made of it stays. Raises TrainingError
+    where anything else differs."""
+    from dsv4.train.state import check_same
+
+    own = state["recipe"]
+    minutes, asked = own.get("minutes"), recipe.minutes
+    if minutes is not None or asked is not None:
+        if asked not in (None, MINUTES, minutes):
+            begun = "some tokens" if minutes is None else f"{minutes:g} minutes"
+            note(f"note: the run was begun for {begun}, which it keeps")
+        fixed = ("minutes", "tokens", "ramp_tokens", "warmup")
+        kept = {"minutes": None} | {name: own[name] for name in fixed if name in own}
+        pairs = zip(recipe.stages, own["stages"], strict=False)
+        stages = [dataclasses.replace(stage, tokens=then["tokens"]) for stage, then in pairs]
+        stages += recipe.stages[len(stages) :]
+        recipe = dataclasses.replace(recipe, **kept, stages=tuple(stages))
+    added = check_same(file, state, recipe)
+    if added and whole.chief:
+        names = ", ".join(f"{name} = {value}" for name, value in added.items())
+        note(f"note: {file} is older than some settings, which have their defaults: {names}")
+    return recipe
 
 
 # ---- what is asked for ---------------------------------------------------------------------------

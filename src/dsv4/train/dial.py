@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from dsv4.config import Config
+from dsv4.train.clock import work_left
 from dsv4.train.data import Batch
 from dsv4.train.flops import active_parameters, flops_per_token
 from dsv4.train.recipe import Recipe, Stage
@@ -74,7 +75,9 @@ def dialled(minutes: float, seed: int, say: Callable[[str], None]) -> Recipe:
     batch = max(1, round(0.2920 * work**0.3271 / SEQ_LEN)) * SEQ_LEN
     lr = float(f"{0.3118 * work**-0.1250:.2g}")
     whole = max(1, round(tokens / batch)) * batch
-    chosen_by_rule = _recipe(recipe.config, whole, batch, lr, seed)
+    chosen_by_rule = dataclasses.replace(
+        _recipe(recipe.config, whole, batch, lr, seed), minutes=minutes
+    )
     say(
         f"chosen: width {recipe.model_config.hidden_size}, {whole:,} tokens, {batch:,} a step, "
         f"learning rate {lr:g}, {work:.1e} FLOP"
@@ -82,16 +85,16 @@ def dialled(minutes: float, seed: int, say: Callable[[str], None]) -> Recipe:
     return chosen_by_rule
 
 
-def tokens_for(recipe: Recipe, minutes: float) -> int:
-    """How many tokens of a recipe's stages fit into so many minutes here."""
+def timed(recipe: Recipe, minutes: float) -> Recipe:
+    """The recipe with its stages stretched to what fits into so many minutes here, and a warm-up of
+    at most a tenth of its steps. What is said here is corrected as it runs (train/clock.py)."""
     plan, config = Plan(recipe), recipe.model_config
-    work = sum(
-        stage.tokens * flops_per_token(config, stage.seq_len, dense=stage.attention != "sparse")
-        for stage in plan.stages
-    )
+    work = work_left(plan, config, Position())
     share = minutes * 60 * measured_speed(recipe) / work
     least = plan.stages[0].batch_tokens
-    return max(least, round(share * plan.tokens / least) * least)
+    tokens = max(least, round(share * plan.tokens / least) * least)
+    warmup = max(1, min(recipe.warmup, tokens // least // 10))
+    return dataclasses.replace(recipe, tokens=tokens, minutes=minutes, warmup=warmup)
 
 
 def measured_speed(recipe: Recipe) -> float:

@@ -19,8 +19,10 @@ import torch
 from dsv4.interrupt import ENDING, interruptible
 from dsv4.train.anticipate import Ahead
 from dsv4.train.checkpoints import Checkpoints
+from dsv4.train.clock import Clock, evaluations_left, stretched, work_left
 from dsv4.train.data import Feed
 from dsv4.train.evaluate import evaluate
+from dsv4.train.flops import flops_per_token
 from dsv4.train.meter import Meter
 from dsv4.train.metrics import Metrics
 from dsv4.train.parallel.sizes import Sizes
@@ -41,7 +43,8 @@ class Run:
     """A model in training, in a folder that holds its states and its metrics.
 
     `texts` are folders of token files in place of the recipe's; `state` is what to go on from
-    (`Checkpoints.newest`), without one the run begins anew.
+    (`Checkpoints.newest`), without one the run begins anew. Of a recipe's minutes so many seconds
+    are `spent` already.
     Raises: DataError for text that cannot be trained on, TrainingError for another run's state.
     """
 
@@ -54,8 +57,10 @@ class Run:
         state: dict[str, Any] | None = None,
         whole: Whole = WHOLE,
         checkpoints: Checkpoints | None = None,
+        spent: float = 0.0,
     ):
         recipe.check()
+        begun = time.perf_counter() - spent
         self.recipe, self.out, self.config = recipe, out, recipe.model_config
         self.plan = Plan(recipe)
         eos, vocab = self.config.eos_token_id, self.config.vocab_size
@@ -74,6 +79,10 @@ class Run:
         if state is not None:
             self._restore(state)
             self.saved = self.step
+        self.clock = None
+        if recipe.minutes is not None:
+            spent = self.history.spent + time.perf_counter() - begun
+            self.clock = Clock(60 * recipe.minutes, spent)
         self.metrics = Metrics(out / METRICS_FILE if whole.chief else Path(os.devnull), self.step)
         self.meter = Meter(self.config, self.plan, Sizes.parse(recipe.mesh).processes)
         self.progress: Progress = Lines(lambda line: None)
@@ -110,10 +119,14 @@ class Run:
         try:
             with interruptible(NOTICE, ENDING, patient=self.whole is not WHOLE) as asked:
                 while not self.plan.ended(self.position):
+                    begun, how = time.perf_counter(), self.plan.step(self.position)
                     row = self.train_step()
                     if row is None:  # it went back
                         continue
+                    took = time.perf_counter() - begun
                     row |= self._evaluated(row["stage"])
+                    if self.clock is not None:
+                        self._fit(self.clock, how, took)
                     self.metrics.append(row)
                     sinks.log(row)
                     stop = self.whole.any(bool(asked))
@@ -174,6 +187,7 @@ class Run:
         """The loss on held-out text, with the rows of a stage and its attention, or as `dense`."""
         stage = self.plan.stages[stage_number]
         rows = micro_rows(self.recipe, max(1, stage.batch_tokens // stage.seq_len), stage.seq_len)
+        begun = time.perf_counter()
         found = evaluate(
             self.trainer.model,
             self.feed,
@@ -183,10 +197,35 @@ class Run:
             dense=_is_dense(stage) if dense is None else dense,
             whole=self.whole,
         )
+        if self.clock is not None:
+            self.clock.evaluation = time.perf_counter() - begun
         if not math.isfinite(found["validation_loss"]):
             where = first_broken("weights", self.model.state_dict(), self.whole)
             self._stop(f"the validation loss is {found['validation_loss']}, {where}")
         return found
+
+    def _fit(self, clock: Clock, how: Step, took: float) -> None:
+        """Where the end would miss the recipe's minutes, stretch what is left of the plan."""
+        plan, at = self.plan, self.position
+        each = flops_per_token(self.config, how.stage.seq_len, dense=how.dense)
+        clock.took(took, how.tokens * each)
+        if plan.ended(at):
+            return
+        evaluated = len(self.feed.held_out) * self.recipe.evaluate_tokens * each / 3
+        work = work_left(plan, self.config, at)
+        factor = clock.factor(work, evaluations_left(plan, at), evaluated)
+        if factor == 1 or (factor > 1 and at.tokens >= plan.decay_begins):
+            return
+        changed = Plan(stretched(plan, at, factor))
+        if changed.stages == plan.stages:
+            return
+        self.recipe, self.plan = changed.recipe, changed
+        self.ahead.plan = self.meter.plan = changed
+        self.ahead.load_state_dict(self.ahead.state_dict() | {"experts": []}, at)
+        self.progress.note(
+            f"step {self.step}: {changed.tokens:,} tokens are what fits into "
+            f"{self.recipe.minutes:g} minutes, not {plan.tokens:,}"
+        )
 
     # ---- when a step goes wrong ----------------------------------------------------------------
 
@@ -256,6 +295,8 @@ class Run:
         stays."""
         if self.saved == self.step:
             return
+        if self.clock is not None:
+            self.history.spent = self.clock.spent
         state = {
             "position": dataclasses.asdict(self.position),
             "config": self.config.to_dict(),

@@ -32,6 +32,7 @@ NUMBERS = {  # the same of other numbers, and whether the smallest is one of the
     "stages.lr": (0, 1, False),
     "text.weight": (0, 10**9, False),
     "text.epochs": (0, 10**9, False),
+    "minutes": (0, 10**7, False),
     "lr": (0, 1, False),
     "floor": (0, 1, True),
     "decay": (0, 1, True),
@@ -51,7 +52,7 @@ ONE_OF = {
     "sinks": ("trackio", "tensorboard", "wandb"),
     "stability.on_bad_batch": ("stop", "skip"),
 }
-OPTIONAL = ("tokens", "stages.lr", "text.weight", "text.epochs")
+OPTIONAL = ("tokens", "minutes", "stages.lr", "text.weight", "text.epochs")
 
 
 def check_fields(own: Any, prefix: str) -> None:

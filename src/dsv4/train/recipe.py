@@ -84,6 +84,7 @@ class Recipe:
     text: tuple[Text, ...] = ()  # none: simple English, prepared in the run's folder
     stages: tuple[Stage, ...]
     tokens: int | None = None  # stretches the stages to so many together
+    minutes: float | None = None  # stretches them while it runs, so that it ends then
     lr: float = 1e-2
     floor: float = 0.1  # of the rate, at the end
     warmup: int = 40  # steps
@@ -116,6 +117,10 @@ class Recipe:
             raise ValueError("stages: a recipe needs one at least")
         if bool(self.ramp_from) != bool(self.ramp_tokens):
             raise ValueError("ramp_from and ramp_tokens belong together: give both or neither")
+        if self.minutes is not None and Sizes.parse(self.mesh).processes > 1:
+            raise ValueError(
+                f"minutes are measured in one process, mesh is {self.mesh!r}: give tokens=…"
+            )
 
     @cached_property
     def model_config(self) -> Config:

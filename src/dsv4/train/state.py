@@ -52,6 +52,7 @@ class History:
     skipped: int = 0  # steps that changed nothing
     rollbacks: int = 0
     seconds: float = 0.0  # in steps
+    spent: float = 0.0  # of the run's minutes, in seconds
     spiked: list[int] = field(default_factory=list)  # steps from which it went back
 
 

@@ -45,9 +45,12 @@ class Writer(Protocol):
         ...
 
 
+JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def encode(value: Any) -> bytes:
     """Compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return JSON.encode(value).encode("utf-8", "replace")
 
 
 def sse(events: Iterable[Event]) -> bytes:

@@ -302,7 +302,8 @@ def test_rows_that_need_a_judge(tmp_path):
         suite_of(["simpleqa_verified"], data={"simpleqa_verified": str(file)})
     suite = suite_of(["simpleqa_verified"])
     assert (
-        "a judge (--judge URL), hub: google/simpleqa-verified" in suite.notes[suite.tasks[0].name]
+        "hub: google/simpleqa-verified, or --data (--data simpleqa_verified=…); and a judge"
+        in suite.notes[suite.tasks[0].name]
     )
     (task,) = suite_of(
         ["simpleqa_verified"], data={"simpleqa_verified": str(file)}, judged=True

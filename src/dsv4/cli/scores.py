@@ -148,8 +148,8 @@ def show_rows() -> None:
     for entry in entries().values():
         shots = f", {entry.shots} shots" if entry.suite == "base" else ""
         word = {"here": "runs here:", "environment": "needs"}.get(entry.runs, "runs with")
-        word += "".join(f" {means}," for means in NOTHING.lacks(entry))
-        say(f"{entry.name:28} {entry.title} ({entry.metric}{shots}): {word} {entry.how}")
+        how = "; and ".join([f"{word} {entry.how}", *NOTHING.lacks(entry)])
+        say(f"{entry.name:28} {entry.title} ({entry.metric}{shots}): {how}")
     for task in generated.tasks():
         say(f"{task.name:28} {task.title} ({task.metric}): runs here: generated")
     for name, make in packaged.EXTRA.items():

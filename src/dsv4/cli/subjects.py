@@ -29,12 +29,17 @@ class Loads:
     revision: str | None = None
 
 
-def subject_of(model: str, name: str | None, key: str | None, loads: Loads) -> Subject:
-    """Of a checkpoint, or of a URL, whose model has a `name`. Raises ValueError, SubjectError."""
+def subject_of(
+    model: str, name: str | None, key: str | None, loads: Loads, option: str = "model"
+) -> Subject:
+    """Of a checkpoint, or of a URL, whose model has a `name`, which the `option` gave.
+
+    Raises ValueError, SubjectError.
+    """
     if model.startswith(("http://", "https://")):
         leave_out("a URL", "asks a server", vars(loads))
         return _remote(model, name, key or os.environ.get(KEY))
-    leave_out("a checkpoint", "is asked here", {"model": name, "api_key": key})
+    leave_out("a checkpoint", "is asked here", {option: name, "api_key": key})
     return _here(model, loads)
 
 
@@ -42,13 +47,13 @@ def subject_of(model: str, name: str | None, key: str | None, loads: Loads) -> S
 def judge_of(model: str | None, name: str | None) -> Iterator[Judge | None]:
     """The judge that a checkpoint or a URL is; None where none is named. Raises as `subject_of`."""
     if model is None:
-        leave_out("no --judge", "is asked", {"judge_model": name})
+        leave_out("no judge", "is named by --judge", {"judge_model": name})
         yield None
         return
     from dsv4.eval.judge import Judge
 
     key = os.environ.get(JUDGE_KEY) if model.startswith(("http://", "https://")) else None
-    judge = Judge(subject_of(model, name, key, Loads()))
+    judge = Judge(subject_of(model, name, key, Loads(), "judge_model"))
     try:
         yield judge
     finally:

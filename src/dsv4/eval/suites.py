@@ -42,7 +42,7 @@ class Means:
         """What a row needs beside its questions, and is not given."""
         out = []
         if entry.tools and self.environment is None:
-            out.append("an agent's tools (--tools FILE.py:NAME)")
+            out.append("web search and Python for the agent (--tools FILE.py:NAME)")
         if entry.runs == "judge" and not self.judged:
             out.append("a judge (--judge URL)")
         return out
@@ -202,10 +202,9 @@ def _add_row(out: Suite, entry: catalog.Entry, effort: str, means: Means) -> Non
         out.add(replace(packaged.TASKS[entry.short](), published=columns))
     else:
         needs = "needs" if entry.runs == "environment" else "runs with"
-        needs += "".join(f" {one}," for one in means.lacks(entry))
         given = "" if entry.runs == "environment" else f" (--data {entry.short}=…)"
         given = " (--hub)" if entry.lm_eval or entry.inspect else given
-        out.add(row, f"{needs} {entry.how}{given}")
+        out.add(row, "; and ".join([f"{needs} {entry.how}{given}", *means.lacks(entry)]))
 
 
 def _defined(entry: catalog.Entry, row: Task) -> Task:

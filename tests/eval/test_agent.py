@@ -307,7 +307,7 @@ def test_tools_of_ones_own(tmp_path):
 
     row = ask(task, Agent(policy), next(iter(task.samples(0))), 0)
     assert row["text"] == "Paris has the tower." and row["tools"][0]["function"]["name"] == "search"
-    with pytest.raises(ValueError, match="needs an agent's tools"):
+    with pytest.raises(ValueError, match="needs web search and Python"):
         suite_of(["browsecomp"], **options)
     for spec, message in (
         (f"{file}:no", "no function no"),

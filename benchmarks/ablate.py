@@ -26,7 +26,7 @@ from statistics import mean, median, stdev
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
-RATES = {"base": (5e-3, 1e-2, 2e-2), "adamw": (2e-3, 4e-3, 8e-3)}
+RATES = {"base": (5e-3, 1e-2, 2e-2, 4e-2), "adamw": (1e-3, 2e-3, 4e-3, 8e-3)}
 OTHERS = ("one_stream", "full_attention", "learned_routing", "no_mtp")
 MEASURE = "bits_per_byte"
 

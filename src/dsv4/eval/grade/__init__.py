@@ -15,7 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dsv4.eval.grade import boxed, choice, code, judged, overlap, plain, retrieval, scored, tools
+from dsv4.eval.grade import (
+    boxed,
+    choice,
+    code,
+    judged,
+    overlap,
+    plain,
+    retrieval,
+    scored,
+    stated,
+    tools,
+)
 from dsv4.eval.grade.answer import Answer, Grade, Verdict
 
 
@@ -35,7 +46,7 @@ OTHERS = ("lm_eval", "inspect")  # who decide themselves what a reply that was c
 GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "letter": choice.letter,
     "boxed": boxed.boxed,
-    "number": boxed.number,
+    "number": stated.number,
     "exact": plain.exact,
     "squad": plain.squad,
     "verbatim": plain.verbatim,

@@ -12,9 +12,25 @@ from fractions import Fraction
 
 from dsv4.eval.grade.answer import Answer, Verdict, decided, unparsed
 
-NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|[-+]?\.[0-9]+")
+NUMBER = re.compile(
+    r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?|[-+]?\.[0-9]+"
+)
 FRACTION = re.compile(r"([-+]?)\\frac\{([-+]?[0-9.]+)\}\{([-+]?[0-9.]+)\}|([-+]?[0-9.]+)/([0-9.]+)")
 LAYOUT = re.compile(r"\\(?:left|right|!|,|;|:| |displaystyle|quad|qquad)(?![a-zA-Z])|[$\s~]")
+SIGNS = {  # what is not ASCII and means the same; digits of other scripts are not among them
+    ord(sign): text
+    for sign, text in {
+        **{"−": "-", "\u00a0": " ", "\u202f": " ", "×": r"\times ", "·": r"\cdot "},
+        **{"π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt", "²": "^{2}", "³": "^{3}"},
+    }.items()
+}
+SPACE = r"(?:\\[ ,;:!]|\\q?quad|[\s~])+"
+GROUPED = re.compile(r"([-+]?[0-9]{1,3})((?:(?:\{,\}|,|" + SPACE + r")[0-9]{3})+)(\.[0-9]+)?")
+PARTED = re.compile(r"[0-9]" + SPACE + r"[0-9]")
+UNIT = re.compile(
+    r"(?<=[0-9})])(?:" + SPACE + r")?\\(?:text|mathrm|mbox|textrm)\{([A-Za-z\s/^0-9.]+)\}$"
+)
+NAMED = re.compile(r"([a-zA-Z])=([^=]+)")
 LARGEST = 1000  # characters of an answer that a library may be given
 
 
@@ -25,28 +41,9 @@ def boxed(target: str, answer: Answer) -> Verdict:
         return unparsed("no whole \\boxed{…}")
     if not all(one.strip() for one in found):
         return unparsed("an empty \\boxed{}")
-    if len({normal(one) for one in found}) > 1:
+    if not all(same(found[0], one) for one in found[1:]):
         return unparsed(f"{len(found)} boxes differ: {', '.join(found)[:80]}")
     return decided(same(target, found[-1]), f"said {found[-1][:60]!r}, right is {target[:60]!r}")
-
-
-def number(target: str, answer: Answer) -> Verdict:
-    """`target` is a number. What stands behind “answer is”, “####” or an equals sign at the end
-    counts, or a reply that is one number; two different statements are none."""
-    text = answer.text
-    stated = re.findall(
-        r"(?i:answer(?: is|:)|####)\s*:?\s*[$\\(]*(" + NUMBER.pattern + r")(?![0-9])", text
-    )
-    if not stated and (found := boxes(text)):
-        stated = [one for one in found if NUMBER.fullmatch(one.strip(" $"))]
-    if not stated and (last := _last_line(text)):
-        stated = [last]
-    values = {value(one) for one in stated}
-    if not values or None in values:
-        return unparsed(f"no number is stated: {text[-60:]!r}")
-    if len(values) > 1:
-        return unparsed(f"{len(values)} numbers are stated: {', '.join(stated)[:60]}")
-    return decided(values == {value(target)}, f"said {stated[-1]}, right is {target}")
 
 
 def boxes(text: str) -> list[str]:
@@ -66,10 +63,17 @@ def boxes(text: str) -> list[str]:
 
 def same(target: str, said: str) -> bool:
     """Whether two expressions are."""
-    left, right = normal(target), normal(said)
-    if left == right:
+    target, said = (one.translate(SIGNS).strip() for one in (target, said))
+    if _apart(target, said):
+        return False
+    if normal(target) == normal(said):
         return True
-    a, b = value(left), value(right)
+    if PARTED.search(_ungrouped(target)) or PARTED.search(_ungrouped(said)):
+        return False
+    (left, unit), (right, other) = _unit(target), _unit(said)
+    if unit and other and unit != other:
+        return False
+    a, b = value(normal(left)), value(normal(right))
     if a is not None and b is not None:
         return a == b
     return said.isascii() and len(said) <= LARGEST and _verified(target, said)
@@ -77,7 +81,8 @@ def same(target: str, said: str) -> bool:
 
 def normal(text: str) -> str:
     """One spelling of what is written in several ways."""
-    text = text.strip().strip("$").rstrip(".")
+    text = _ungrouped(text.strip().strip("$").removeprefix("\\$").rstrip("."))
+    text = PARTED.sub(lambda match: f"{match[0][0]}␣{match[0][-1]}", text)
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|mbox)\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text)
     text = re.sub(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])", r"\\frac{\1}{\2}", text)
@@ -85,10 +90,33 @@ def normal(text: str) -> str:
     text = LAYOUT.sub("", text.replace("\\ ", ""))
     text = re.sub(r"\^\{?\\circ\}?|\\degree|°", "", text)
     text = re.sub(r"\\?%", "", text)
-    text = re.sub(r"(?<=[0-9])\{?,\}?(?=[0-9]{3}(?![0-9]))", "", text) if _grouped(text) else text
-    if re.fullmatch(r"[a-zA-Z]=[^=]+", text):
-        text = text[2:]
+    if match := NAMED.fullmatch(text):
+        return match[2]
     return text
+
+
+def _ungrouped(text: str) -> str:
+    """Without what stands between thousands, where the text is one number and no list."""
+    if match := GROUPED.fullmatch(text):
+        return match[1] + re.sub(r"[^0-9]", "", match[2]) + (match[3] or "")
+    return text
+
+
+def _unit(text: str) -> tuple[str, str]:
+    """An expression and the unit behind it."""
+    match = UNIT.search(text)
+    if match is None:
+        return text, ""
+    return text[: match.start()], "".join(match[1].split()).lower()
+
+
+def _apart(target: str, said: str) -> bool:
+    """What sympy would take for the same: other names of a value, and letters in another order."""
+    names = [NAMED.fullmatch(LAYOUT.sub("", one)) for one in (target, said)]
+    if all(names) and len({name[1] for name in names if name}) == 2:
+        return True
+    word = re.fullmatch(r"\\(?:text|textbf|mbox)\{[^{}]*\}|[A-Z]{2,}", target.strip("$ "))
+    return word is not None and normal(target).casefold() != normal(said).casefold()
 
 
 def value(text: str) -> Fraction | None:
@@ -104,19 +132,6 @@ def value(text: str) -> Fraction | None:
     if len(text) > 400 or not NUMBER.fullmatch(text):
         return None
     return Fraction(text.replace(",", ""))
-
-
-def _grouped(text: str) -> bool:
-    """Whether the commas are those between thousands, not between the members of a list."""
-    return re.fullmatch(r"[-+]?[0-9]{1,3}(?:\{?,\}?[0-9]{3})+(?:\.[0-9]+)?", text) is not None
-
-
-def _last_line(text: str) -> str | None:
-    lines = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
-    if not lines:
-        return None
-    tail = lines[-1].rpartition("=")[2].strip(" $*")
-    return tail if NUMBER.fullmatch(tail) else None
 
 
 def _verified(target: str, said: str) -> bool:

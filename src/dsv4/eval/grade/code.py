@@ -10,14 +10,15 @@ from dsv4.eval.grade.answer import Answer, Verdict, decided, unparsed
 from dsv4.eval.sandbox import run
 
 FENCE = re.compile(
-    r"^[ \t]*```[ \t]*([\w+-]*)[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL
+    r"^[ \t]*(```|~~~)[ \t]*([\w+-]*)[ \t]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL
 )
+CLOSED = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 
 def python(target: Mapping[str, Any], answer: Answer) -> Verdict:
     """`target`: `tests` to run behind the program; `before` stands before what is gone on with
     (`continues`: the answer goes on with it, else it is a whole program); `seconds`."""
-    program = answer.text if target.get("continues") else _program(answer.text)
+    program = (_continuation if target.get("continues") else _program)(answer.text)
     if not program.strip():
         return unparsed("no program, or several: one block of code is asked for")
     source = f"{target.get('before', '')}{program}\n"
@@ -27,11 +28,21 @@ def python(target: Mapping[str, Any], answer: Answer) -> Verdict:
 
 def _program(text: str) -> str:
     """The one block of Python, or the whole text where it has no fence."""
-    found = [
-        body
-        for word, body in FENCE.findall(text)
+    found = _blocks(text)
+    if len(found) == 1:
+        return found[0]
+    return "" if found or CLOSED.search(text) else text
+
+
+def _continuation(text: str) -> str:
+    """What goes on with a program: the one block of it, or all before a fence that ends it."""
+    found = _blocks(text)
+    return found[0] if len(found) == 1 else CLOSED.split(text, maxsplit=1)[0]
+
+
+def _blocks(text: str) -> list[str]:
+    return [
+        str(body)
+        for _, word, body in FENCE.findall(text)
         if word.lower() in ("", "python", "py", "python3")
     ]
-    if len(found) == 1:
-        return str(found[0])
-    return "" if found or "```" in text else text

@@ -5,26 +5,37 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from dsv4.eval.grade.judged import rubrics
+
+CONTROLS = {
+    (one["question"], one["reply"]): one["verdict"]
+    for rubric in rubrics().values()
+    for one in rubric.controls
+}
+
 
 class Stub:
     """`says`: a function of what the judge is given (question, reference, reply) to its text.
 
-    `refuses`: fields for which it answers 400; `down`: it answers 500 to everything."""
+    `refuses`: fields for which it answers 400; `down`: it answers 403 to everything. Controls it
+    marks as it should while it is `able`; `bodies` are the other requests."""
 
     def __init__(self, says=None, refuses=()):
         self.says, self.refuses, self.down = says or honest, refuses, False
-        self.bodies, self.url = [], ""
+        self.bodies, self.url, self.able = [], "", True
 
     def answer(self, body):
         """The status, and what is sent."""
-        self.bodies.append(body)
+        given = json.loads(body["messages"][-1]["content"])
+        known = CONTROLS.get((given["question"], given["reply"]))
+        self.bodies += [] if known else [body]
         for name in self.refuses:
             if name in body:
                 return 400, {"error": {"message": f"unknown field {name}"}}
         if self.down:
             return 403, {"error": {"message": "the account is closed"}}
-        given = json.loads(body["messages"][-1]["content"])
-        message = {"role": "assistant", "content": self.says(given)}
+        said = json.dumps({"reason": "", "verdict": known}) if known and self.able else None
+        message = {"role": "assistant", "content": said or self.says(given)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 11, "completion_tokens": 7}
         return 200, {"choices": [choice], "usage": usage}

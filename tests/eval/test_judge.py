@@ -201,7 +201,7 @@ def test_a_run_that_is_judged(task, stub, tmp_path):
     assert len({r["judged"]["hash"] for r in rows.values() if "judged" in r}) == 4
     found = row_of(task, rows)
     assert found.score == pytest.approx(100 * 2 / 6) and found.tokens["judge"] == 4 * 18
-    assert found.judge == f"stub {rubrics()['attempt'].hash[:8]}"
+    assert found.judge == f"stub {rubrics()['attempt'].hash[:8]} right in 100% of controls"
     assert f"(Pass@1, judge {found.judge})" in report.table([found], "x")
 
 
@@ -239,6 +239,20 @@ def test_what_a_server_does_not_know_is_left_out(task, tmp_path):
     assert all(b["temperature"] == 0 for b in stub.bodies)
     with judging(Stub(refuses=("temperature",))) as stub, pytest.raises(SubjectError, match="temp"):
         marked(tmp_path / "other", task, stub)
+
+
+def test_how_far_a_judge_is_to_be_trusted(task, tmp_path):
+    """One that always says correct shows as such, beside the score that it gives."""
+    for rubric in rubrics().values():
+        assert {one["verdict"] for one in rubric.controls} == set(rubric.verdicts)
+    with judging(Stub(lambda given: SAYS_RIGHT)) as stub:
+        stub.able = False
+        _, rows = marked(tmp_path / "run", task, stub)
+    controls = rubrics()["attempt"].controls
+    share = sum(one["verdict"] == "correct" for one in controls) / len(controls)
+    found = row_of(task, rows)
+    assert found.score == pytest.approx(100 * 4 / 6) and share < 0.5
+    assert found.judge.endswith(f"right in {share:.0%} of controls")
 
 
 def test_a_judge_that_is_lost(task, stub, tmp_path):

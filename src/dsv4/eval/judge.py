@@ -6,15 +6,18 @@
 What is marked may hold any text, also orders to the judge and verdicts of its own. So it reaches
 the judge as a string of one JSON object, with the letters escaped that control tokens begin with,
 and no word is looked for in what the judge says: the whole of it must be of the rubric's schema.
+How far a judge is to be trusted is measured: it also marks replies whose verdict is known.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dsv4.eval.grade.judged import rubrics
+from dsv4.eval.grade.answer import Answer
+from dsv4.eval.grade.judged import Rubric, judged, rubrics
 from dsv4.eval.subject import Ask, Reply, Subject, SubjectError, TooLongError
 from dsv4.eval.task import hash_of
 
@@ -31,6 +34,8 @@ class Judge:
     def __init__(self, subject: Subject, tokens: int = TOKENS):
         self._subject, self._tokens = subject, tokens
         self._left_out: frozenset[str] = frozenset()  # what its server does not know
+        self._agrees: dict[str, float] = {}
+        self._asking = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -42,25 +47,44 @@ class Judge:
         if not wanted(row):
             return dict(row)
         rubric = rubrics()[row["rubric"]]
-        messages = rubric.messages(question_of(row["prompt"]), row["target"], row["text"])
-        found: dict[str, Any] = {
-            "model": self.name,
-            "rubric": rubric.hash,
-            "hash": hash_of(messages),
-        }
-        ask = Ask(messages, max_tokens=self._tokens, temperature=0.0, schema=rubric.schema)
+        found = self._said(rubric, question_of(row["prompt"]), row["target"], row["text"])
         try:
-            reply = self._generate(ask)
-        except TooLongError as error:
-            found |= {"text": "", "finish_reason": f"what it cannot read: {error}"}
+            found |= {} if "error" in found else {"agrees": self.agreement(rubric)}
         except SubjectError as error:
             found |= {"error": str(error)}
-        else:
-            found |= {"text": reply.text, "finish_reason": reply.finish_reason}
-            found |= {"constrained": "response_format" not in self._left_out}
-            found |= {"prompt_tokens": reply.prompt_tokens}
-            found |= {"completion_tokens": reply.completion_tokens}
         return dict(row) | {"judged": found}
+
+    def agreement(self, rubric: Rubric) -> float:
+        """The share of the rubric's controls that it marks as it should. Raises SubjectError."""
+        with self._asking:
+            if rubric.name not in self._agrees:
+                right = 0
+                for one in rubric.controls:
+                    found = self._said(rubric, one["question"], one["reference"], one["reply"])
+                    if "error" in found:
+                        raise SubjectError(found["error"])
+                    answer = Answer(one["reply"], rubric=rubric.name, judged=found)
+                    verdict = judged(one["reference"], answer)
+                    right += verdict.grade == rubric.verdicts[one["verdict"]]
+                self._agrees[rubric.name] = right / len(rubric.controls)
+            return self._agrees[rubric.name]
+
+    def _said(self, rubric: Rubric, question: str, reference: Any, reply: str) -> dict[str, Any]:
+        """What the judge says of a reply: a text, or the error of not reaching it."""
+        messages = rubric.messages(question, reference, reply)
+        found: dict[str, Any] = {"model": self.name, "rubric": rubric.hash}
+        found["hash"] = hash_of(messages)
+        ask = Ask(messages, max_tokens=self._tokens, temperature=0.0, schema=rubric.schema)
+        try:
+            said = self._generate(ask)
+        except TooLongError as error:
+            return found | {"text": "", "finish_reason": f"what it cannot read: {error}"}
+        except SubjectError as error:
+            return found | {"error": str(error)}
+        found |= {"text": said.text, "finish_reason": said.finish_reason}
+        found |= {"constrained": "response_format" not in self._left_out}
+        found |= {"prompt_tokens": said.prompt_tokens}
+        return found | {"completion_tokens": said.completion_tokens}
 
     def close(self) -> None:
         """Nothing more is marked."""

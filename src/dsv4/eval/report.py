@@ -28,8 +28,9 @@ SHARES = ("cut", "unparsed", "refused", "failed", "unjudged")
 class Row:
     """Of one task at one effort. `score`, `low` and `high` are scaled as tables have them; None
     where nothing was run, and `note` says why. Samples without a verdict of the judge are in
-    `samples` and its shares, and in no score. `judge`: its model, and the rubric's hash. Of agents,
-    `stopped` counts by what, and `steps` is the mean of them."""
+    `samples` and its shares, and in no score. `judge`: its model, the rubric's hash, and how many
+    known replies it marks as it should. Of agents, `stopped` counts by what, and `steps` is the
+    mean of them."""
 
     task: str
     title: str
@@ -85,14 +86,8 @@ def _row(
         kind: sum(row.get(f"{kind}_tokens", 0) for row in mine)
         for kind in ("prompt", "cached", "completion")
     }
-    price = (
-        tokens["cached"] * prices.hit
-        + (tokens["prompt"] - tokens["cached"]) * prices.miss
-        + tokens["completion"] * prices.out
-    ) / MILLION
     hashes = hashlib.sha256("".join(row["hash"] for row in mine).encode()).hexdigest()[:12]
     low, high = interval(scores)
-    judges = {f"{j['model']} {j['rubric'][:8]}" for row in mine if (j := row.get("judged"))}
     tokens["judge"] = sum(_judges(row) for row in mine)
     steps = [row["steps"] for row in mine if "steps" in row]
     if len(mine) and not counted:
@@ -108,22 +103,46 @@ def _row(
         low,
         high,
         task.chance * task.scale,
-        {kind: sum(row["grade"] == kind for row in mine) / max(len(mine), 1) for kind in SHARES},
+        _shares(mine),
         tokens,
-        price,
+        _price(tokens, prices),
         hashes if len(mine) else "",
         seed,
         dict(task.published),
         "" if counted else note,
-        ", ".join(sorted(judges)),
+        _judge(mine),
         dict(sorted(Counter(row["stopped"] for row in mine if "stopped" in row).items())),
         sum(steps) / len(steps) if steps else None,
     )
 
 
+def _price(tokens: Mapping[str, int], prices: Prices) -> float:
+    new = tokens["prompt"] - tokens["cached"]
+    paid = tokens["cached"] * prices.hit + new * prices.miss + tokens["completion"] * prices.out
+    return paid / MILLION
+
+
+def _shares(mine: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {kind: sum(row["grade"] == kind for row in mine) / max(len(mine), 1) for kind in SHARES}
+
+
+def _judge(mine: Sequence[Mapping[str, Any]]) -> str:
+    """The judge's model, its rubric, and the share of controls that it marks as it should."""
+    known = {(j["model"], j["rubric"], j["agrees"]) for j in map(_judged, mine) if "agrees" in j}
+    return ", ".join(
+        f"{model} {rubric[:8]} right in {agrees:.0%} of controls"
+        for model, rubric, agrees in sorted(known)
+    )
+
+
+def _judged(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = row.get("judged", {})
+    return found
+
+
 def _judges(row: Mapping[str, Any]) -> int:
     """Tokens that a judge read and wrote."""
-    found = row.get("judged", {})
+    found = _judged(row)
     return int(found.get("prompt_tokens", 0) + found.get("completion_tokens", 0))
 
 

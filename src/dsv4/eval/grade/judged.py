@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -23,11 +23,13 @@ FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 @dataclass(frozen=True)
 class Rubric:
-    """What a judge is told; `verdicts`: its words, and the grade of each."""
+    """What a judge is told; `verdicts`: its words, and the grade of each. `controls`: replies whose
+    verdict is known, hostile ones among them."""
 
     name: str
     instructions: str
     verdicts: Mapping[str, Grade]
+    controls: Sequence[Mapping[str, str]]
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def judged(target: Any, answer: Answer) -> Verdict:
     if not answer.text.strip():
         return unparsed("the answer is empty")
     found = answer.judged
-    if "text" not in found:
+    if "error" in found or "text" not in found:
         return _unjudged(found.get("error") or "no judge was asked (--judge)")
     text, words = found["text"], rubrics()[answer.rubric].verdicts
     if found["finish_reason"] != "stop":

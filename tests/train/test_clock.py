@@ -97,3 +97,13 @@ def test_time_that_is_up_leaves_a_row_of_each_stage(machine):
     one = machine(lambda now: 700.0)
     assert one.train(QUIET)
     assert [stage.tokens for stage in one.plan.stages] == [128 + 32, 32, 64]
+
+
+def test_evaluations_are_a_tenth_of_the_training_at_most(run):
+    one = run("short", minutes=1, steps=20)
+    assert one.recipe.evaluate_tokens == 256 and one.plan.recipe is one.recipe  # as it is asked
+    long = run("long", minutes=1, steps=20, evaluate_tokens=1 << 16)
+    assert long.recipe.evaluate_tokens == round(0.3 * 20 * 128)
+    often = run("often", minutes=1, steps=20, evaluate_tokens=1 << 16, evaluate_every=4)
+    assert often.recipe.evaluate_tokens == round(0.3 * 20 * 128 / 6)
+    assert run("free", steps=20, evaluate_tokens=1 << 16).recipe.evaluate_tokens == 1 << 16

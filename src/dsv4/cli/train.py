@@ -191,7 +191,7 @@ def _as_begun(recipe: Recipe, state: dict[str, Any], file: Path, whole: Whole) -
         if asked not in (None, MINUTES, minutes):
             begun = "some tokens" if minutes is None else f"{minutes:g} minutes"
             note(f"note: the run was begun for {begun}, which it keeps")
-        fixed = ("minutes", "tokens", "ramp_tokens", "warmup")
+        fixed = ("minutes", "tokens", "ramp_tokens", "warmup", "evaluate_tokens")
         kept = {"minutes": None} | {name: own[name] for name in fixed if name in own}
         pairs = zip(recipe.stages, own["stages"], strict=False)
         stages = [dataclasses.replace(stage, tokens=then["tokens"]) for stage, then in pairs]

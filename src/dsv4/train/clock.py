@@ -73,6 +73,13 @@ def evaluations_left(plan: Plan, at: Position) -> int:
     return len(plan.stages) - at.stage + steps // plan.recipe.evaluate_every
 
 
+def evaluated_at_most(plan: Plan, texts: int) -> int:
+    """The tokens of each text to evaluate, so that all evaluations cost a tenth of the training; a
+    token costs a third there."""
+    share = 0.3 * plan.tokens / (evaluations_left(plan, Position()) * max(1, texts))
+    return max(1, min(plan.recipe.evaluate_tokens, round(share)))
+
+
 def stretched(plan: Plan, at: Position, factor: float) -> Recipe:
     """The recipe with what is left of its stages multiplied, a row of each at least."""
     stages = list(plan.stages)

@@ -19,7 +19,13 @@ import torch
 from dsv4.interrupt import ENDING, interruptible
 from dsv4.train.anticipate import Ahead
 from dsv4.train.checkpoints import Checkpoints
-from dsv4.train.clock import Clock, evaluations_left, stretched, work_left
+from dsv4.train.clock import (
+    Clock,
+    evaluated_at_most,
+    evaluations_left,
+    stretched,
+    work_left,
+)
 from dsv4.train.data import Feed
 from dsv4.train.evaluate import evaluate
 from dsv4.train.flops import flops_per_token
@@ -79,12 +85,15 @@ class Run:
         if state is not None:
             self._restore(state)
             self.saved = self.step
+        self.meter = Meter(self.config, self.plan, Sizes.parse(recipe.mesh).processes)
         self.clock = None
         if recipe.minutes is not None:
+            if state is None:
+                most = evaluated_at_most(self.plan, len(self.feed.held_out))
+                self._planned(Plan(dataclasses.replace(recipe, evaluate_tokens=most)))
             spent = self.history.spent + time.perf_counter() - begun
             self.clock = Clock(60 * recipe.minutes, spent)
         self.metrics = Metrics(out / METRICS_FILE if whole.chief else Path(os.devnull), self.step)
-        self.meter = Meter(self.config, self.plan, Sizes.parse(recipe.mesh).processes)
         self.progress: Progress = Lines(lambda line: None)
         self.ended_by: int | None = None  # the signal that asked this process to end
 
@@ -186,7 +195,8 @@ class Run:
     def evaluate(self, stage_number: int = -1, *, dense: bool | None = None) -> dict[str, float]:
         """The loss on held-out text, with the rows of a stage and its attention, or as `dense`."""
         stage = self.plan.stages[stage_number]
-        rows = micro_rows(self.recipe, max(1, stage.batch_tokens // stage.seq_len), stage.seq_len)
+        most = min(stage.batch_tokens, self.recipe.evaluate_tokens)
+        rows = micro_rows(self.recipe, max(1, most // stage.seq_len), stage.seq_len)
         begun = time.perf_counter()
         found = evaluate(
             self.trainer.model,
@@ -219,13 +229,16 @@ class Run:
         changed = Plan(stretched(plan, at, factor))
         if changed.stages == plan.stages:
             return
-        self.recipe, self.plan = changed.recipe, changed
-        self.ahead.plan = self.meter.plan = changed
+        self._planned(changed)
         self.ahead.load_state_dict(self.ahead.state_dict() | {"experts": []}, at)
         self.progress.note(
             f"step {self.step}: {changed.tokens:,} tokens are what fits into "
             f"{self.recipe.minutes:g} minutes, not {plan.tokens:,}"
         )
+
+    def _planned(self, plan: Plan) -> None:
+        self.recipe, self.plan = plan.recipe, plan
+        self.ahead.plan = self.meter.plan = plan
 
     # ---- when a step goes wrong ----------------------------------------------------------------
 

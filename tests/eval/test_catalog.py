@@ -6,8 +6,9 @@ import pytest
 
 from dsv4.eval import packaged
 from dsv4.eval.catalog import entries
-from dsv4.eval.dataset import DataError, sample_of
+from dsv4.eval.dataset import sample_of
 from dsv4.eval.grade import GRADERS, Answer, verdict_of
+from dsv4.eval.rows import DataError
 from dsv4.eval.suites import suite_of
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from dsv4.data.sources import Package
 from dsv4.data.sources.archive import members
 from dsv4.data.sources.fetch import fetch
-from dsv4.eval.dataset import LETTERS
 from dsv4.eval.grade.boxed import boxes
+from dsv4.eval.rows import LETTERS
 from dsv4.eval.task import Sample, Task
 
 OLMO = Package(

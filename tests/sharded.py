@@ -3,6 +3,7 @@
 import torch
 
 from dsv4 import Config, Transformer
+from dsv4.model.precision import TRAINING
 from dsv4.train.data import Batch
 from dsv4.train.loss import losses, update_bias
 from dsv4.train.optim import clip_gradients
@@ -46,8 +47,8 @@ def config(**changes):
     return Config(**(values | changes))
 
 
-def make_model(**changes):
-    model = Transformer(config(**changes))
+def make_model(precision="float32", **changes):
+    model = Transformer(config(**changes), precision=TRAINING[precision])
     model.initialize(0)
     return model
 
@@ -65,9 +66,9 @@ def total(found):
     return value if found.index is None else value + found.index
 
 
-def sharded_model(mesh, **changes):
+def sharded_model(mesh, precision="float32", **changes):
     """What `make_model` makes, over a mesh."""
-    model = mesh.model(config(**changes))
+    model = mesh.model(config(**changes), TRAINING[precision])
     mesh.initialize(model, 0)
     return model
 
@@ -95,9 +96,9 @@ def descent(model, plain, mesh=WHOLE):
     return mesh.optimizers(model, lr=LR, weight_decay=0.1)
 
 
-def whole_steps(steps, documents=DOCUMENTS, *, plain=True, **asked):
+def whole_steps(steps, documents=DOCUMENTS, *, plain=True, model=None, **asked):
     """One process: losses and norms of each step, weights, gradients of the last step."""
-    model = make_model()
+    model = make_model(**(model or {}))
     movers, log = descent(model, plain), []
     for step in range(steps):
         model.zero_grad()
@@ -113,9 +114,11 @@ def whole_steps(steps, documents=DOCUMENTS, *, plain=True, **asked):
     return log, gathered(model, WHOLE), gradients
 
 
-def mesh_steps(mesh, steps, documents=DOCUMENTS, *, plain=True, recompute=False, **asked):
+def mesh_steps(
+    mesh, steps, documents=DOCUMENTS, *, plain=True, recompute=False, model=None, **asked
+):
     """The same over a mesh."""
-    model = sharded_model(mesh)
+    model = sharded_model(mesh, **(model or {}))
     model.recompute = recompute
     movers, log = descent(model, plain, mesh), []
     for step in range(steps):

@@ -5,6 +5,7 @@ import pytest
 import sharded
 import torch
 
+from dsv4.model import moe
 from dsv4.train.data import Batch
 from dsv4.train.loss import real_tokens
 
@@ -84,3 +85,68 @@ def close(found, expected, tolerance, case):
     for name, wanted in expected.items():
         error = (found[name] - wanted).abs().max()
         assert error <= tolerance * wanted.abs().max() + 1e-8, (*case, name, error)
+
+
+# ---- what is rounded ----------------------------------------------------------------------------
+
+ROUNDED = [
+    {"precision": "bfloat16"},
+    {"precision": "fp8"},
+]
+
+
+def multiplied(log):
+    """A `routed_experts` that notes its matrices, and its rows as they are multiplied."""
+    called = moe.routed_experts
+
+    def noting(x, indices, weights, *matrices, operand=None, **more):
+        rows = x if operand is None else operand(x)
+        log.append((rows.detach().clone(), [matrix.detach().clone() for matrix in matrices[:3]]))
+        return called(x, indices, weights, *matrices, operand=operand, **more)
+
+    return noting
+
+
+def noted_steps(steps, *words, **asked):
+    log = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moe, "routed_experts", multiplied(log))
+        found = steps(*words, STEPS, index=True, **asked)
+    return found, log
+
+
+def rounded_steps(number, texts):
+    return {
+        (text, case): noted_steps(sharded.mesh_steps, processes.mesh_of(text), model=model)
+        for text in texts
+        for case, model in enumerate(ROUNDED)
+    }
+
+
+def test_what_is_multiplied_over_a_mesh_is_rounded_as_in_one_process():
+    """Matrices of a first step to the bit, those of this process's experts with expert parallelism;
+    rows too; so losses are one process's, and after a step as near as rounding lets them be."""
+    ranks = processes.run(2, rounded_steps, MESHES[2])
+    for case, model in enumerate(ROUNDED):
+        expected, matrices = noted_steps(sharded.whole_steps, model=model)
+        plain = sharded.whole_steps(STEPS, index=True)[0]
+        assert abs(expected[0][0][0].next_token - plain[0][0].next_token) > 1e-5, model
+        for text in MESHES[2]:
+            for number, found in enumerate(ranks):
+                (log, _, _), noted = found[text, case]
+                assert len(noted) == len(matrices)
+                for layer in range(len(noted) // STEPS):
+                    own = slice(6 * number, 6 * number + 6) if "ep" in text else slice(None)
+                    for ours, theirs in zip(noted[layer][1], matrices[layer][1], strict=True):
+                        assert torch.equal(ours, theirs[own]), (text, model, layer)
+                rows = {row.numpy().tobytes() for row in matrices[0][0]} | {bytes(4 * 64)}
+                assert {row.numpy().tobytes() for row in noted[0][0]} <= rows, (text, model)
+                for (ours, norm), (theirs, wanted), near in zip(
+                    log, expected[0], (1e-4, 5e-3), strict=True
+                ):
+                    assert abs(norm - wanted) < 50 * near * wanted, (text, model)
+                    # which entries are chosen may turn on a rounded bit after a step
+                    names = ("next_token", "mtp", "balance", "index")
+                    for name in names if near < 1e-3 else names[:2]:
+                        one, other = getattr(ours, name), getattr(theirs, name)
+                        assert abs(one - other) <= near * abs(other), (text, model, name)

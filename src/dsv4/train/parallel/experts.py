@@ -15,21 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv4.model.moe import MATRICES, Experts
-from dsv4.ops.experts import routed_experts
 from dsv4.train.parallel.collectives import exchange
 
 
-class SpreadExperts(nn.Module):
+class SpreadExperts(Experts):
     """The experts of this process, of a layer whose others lie with the others of a group:
     w1 and w3 [E / ep, i, d], w2 [E / ep, d, i]."""
 
-    w1: nn.Parameter
-    w2: nn.Parameter
-    w3: nn.Parameter
-
     def __init__(self, experts: Experts, group: Any):
-        super().__init__()
+        nn.Module.__init__(self)
         self.limit, self.low, self.group = experts.limit, experts.low, group
+        self.round_weight, self.round_input = experts.round_weight, experts.round_input
         for name in MATRICES:
             whole: Tensor = getattr(experts, name)
             own = whole.detach().chunk(group.size())[group.rank()]
@@ -63,6 +59,4 @@ class SpreadExperts(nn.Module):
         if not count:
             rows, weight = F.pad(rows, (0, 0, 0, 1)), F.pad(weight, (0, 0, 0, 1))
             expert = F.pad(expert, (0, 1))
-        matrices = self.w1, self.w2, self.w3
-        out = routed_experts(rows, expert.unsqueeze(1), weight, *matrices, self.limit, low=self.low)
-        return out[:count]
+        return super().forward(rows, expert.unsqueeze(1), weight)[:count]

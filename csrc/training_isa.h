@@ -47,4 +47,12 @@ inline void write_some(float* p, v16 v, int64_t left) {
   std::memcpy(p, all, left * sizeof(float));
 }
 
+// f(i, left) for each sixteen of n floats, whole ones with a constant: what they read is not asked for.
+template <class F>
+DSV4_INLINE inline void by_lanes(int64_t n, F&& f) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) f(i, int64_t{LANES});
+  if (i < n) f(i, n - i);
+}
+
 }  // namespace dsv4::DSV4_ISA

@@ -39,9 +39,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(rows) if wanted else None
         grad_weight = torch.zeros_like(table) if wanted else None
         total = rows.new_zeros(())
+        # one block of logits for all chunks: pages that are new to the process cost more than sums
+        block = rows.new_empty(min(CHUNK, rows.shape[0]), table.shape[0])
         for first in range(0, rows.shape[0], CHUNK):
             part, target = rows[first : first + CHUNK], targets[first : first + CHUNK]
-            logits = multiply(part, table.T, low=low)  # [chunk, vocab], float32
+            logits = block[: part.shape[0]]  # [chunk, vocab], float32
+            multiply(part, table.T, low=low, out=logits)
             factor = 1 / count if wanted else None
             total += surprise(logits, target, factor)  # logits are their slopes from here on
             if grad_hidden is None or grad_weight is None:

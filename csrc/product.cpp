@@ -10,6 +10,23 @@ constexpr int64_t WIDTH = 4096;    // columns of b that are laid out at a time
 constexpr int64_t PANELS = 4;      // of TILE_ROWS rows of a, in one task
 constexpr int64_t CHUNK = 256;     // columns of one task
 
+// The first `count` of sixteen lanes, 0 < count < 16, from and to memory that holds no more.
+inline v16 read_part(const float* p, int64_t count) {
+#if defined(__AVX512F__)
+  return (v16)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
+  return load_part(p, count);
+#endif
+}
+template <class V>
+inline void write_part(void* p, V v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << count) - 1), (__m512i)v);
+#else
+  std::memcpy(p, &v, count * sizeof(float));
+#endif
+}
+
 // Floats as they are, or rounded where there are no instructions for pairs.
 template <bool ROUNDS>
 struct Floats {
@@ -28,8 +45,8 @@ struct Floats {
       const float* from = at(p);
       int64_t j = 0;
       for (; j + LANES <= columns; j += LANES) store(to + j, value(load(from + j)));
-      for (; j < columns; ++j) to[j] = ROUNDS ? round_bf16(from[j]) : from[j];
-      for (; j < width; ++j) to[j] = 0;
+      if (j < columns) write_part(to + j, value(read_part(from + j, columns - j)), columns - j);
+      for (j = columns; j < width; ++j) to[j] = 0;
     }
   }
 };
@@ -51,23 +68,25 @@ struct Pairs {
   }
   template <class At>
   static void columns(const At& at, int64_t count, int64_t columns, int64_t width, uint32_t* to) {
-    alignas(64) static constexpr float NOTHING[DEPTH] = {};
     for (int64_t p = 0; p < count; p += 2, to += width) {
       const float* even = at(p);
       const float* odd = p + 1 < count ? at(p + 1) : nullptr;
       int64_t j = 0;
       for (; j + LANES <= columns; j += LANES) {
-        const v16 above = odd ? load(odd + j) : load(NOTHING);
-        const auto low = _mm512_cvtneps_pbh((__m512)load(even + j));
-        const auto high = _mm512_cvtneps_pbh((__m512)above);
-        const __m512i both = _mm512_or_si512(
-            _mm512_cvtepu16_epi32((__m256i)low),
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)high), 16));
+        const u16 both = pairs(load(even + j), odd ? load(odd + j) : zero());
         std::memcpy(to + j, &both, sizeof both);
       }
-      for (; j < columns; ++j) to[j] = pair(even[j], odd ? odd[j] : 0.0f);
-      for (; j < width; ++j) to[j] = 0;
+      if (const int64_t left = columns - j; left > 0) {
+        const v16 above = odd ? read_part(odd + j, left) : zero();
+        write_part(to + j, pairs(read_part(even + j, left), above), left);
+      }
+      for (j = columns; j < width; ++j) to[j] = 0;
     }
+  }
+  static u16 pairs(v16 even, v16 odd) {
+    const auto low = _mm512_cvtneps_pbh((__m512)even), high = _mm512_cvtneps_pbh((__m512)odd);
+    return (u16)_mm512_or_si512(_mm512_cvtepu16_epi32((__m256i)low),
+                                _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)high), 16));
   }
 };
 #endif
@@ -180,6 +199,10 @@ class Multiplication {
   template <int M>
   void tile(const MatrixProduct& p, int64_t row, int64_t column, const T* lines, const T* b) const {
     v16 sums[M][TILE_VECTORS];
+    for (int i = 0; i < M; ++i) {  // on its way to this core while the sums are made
+      const float* c = p.c + (row + i) * p.c_stride + first_column_ + column;
+      for (int v = 0; v < TILE_VECTORS; ++v) __builtin_prefetch(c + v * LANES, 1, 3);
+    }
     const int64_t numbers = (depth(p) + Number::DEPTH - 1) / Number::DEPTH;
     const auto row_of_b = [&](int64_t k) DSV4_INLINE { return b + k * TILE_COLUMNS; };
     if (p.a.turned) {

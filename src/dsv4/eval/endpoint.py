@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,11 @@ from dsv4.remote.http import (
 SILENCE = 3600.0  # seconds that a whole reply may take
 TRIES = 6
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+PATIENCE = 60.0  # seconds between two tries at most
+TOO_LONG = re.compile(
+    r"context.{0,3}(?:length|size|window)|maximum.{0,20}tokens|prompt is too long|too many tokens",
+    re.IGNORECASE,
+)
 LETTERS = 3  # bytes a token at least, where nobody counts
 
 
@@ -51,6 +57,7 @@ class UrlSubject:
             limits=httpx.Limits(max_connections=None),
         )
         self._context: int | None = None
+        self._answered = False
         self._model = self._find(model)
         self._tokenizes: bool | None = None
         self._begin: list[int] | None = None
@@ -105,10 +112,7 @@ class UrlSubject:
         text, reasoning = read(said.get("content") or "", thought, ask.effort)
         if refused := said.get("refusal"):
             return Reply(str(refused), reasoning, (), "content_filter", *_usage(found))
-        calls = [
-            {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-            for call in said.get("tool_calls") or ()
-        ]
+        calls = [_call(call) for call in said.get("tool_calls") or ()]
         return Reply(text, reasoning, calls, _end(choice), *_usage(found))
 
     def score_ids(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
@@ -141,6 +145,11 @@ class UrlSubject:
         except (ValueError, LookupError, TypeError, AttributeError):
             models = []
         found: Mapping[str, Any] = next((m for m in models if name in (None, m["id"])), {})
+        if models and not found:
+            names = ", ".join(one["id"] for one in models[:5])
+            raise SubjectError(
+                f"{shown(self._url)} has no model {name}: --model must be of {names}"
+            )
         length = found.get("max_model_len")
         self._context = length if isinstance(length, int) else None
         if name is None and not found:
@@ -172,7 +181,7 @@ class UrlSubject:
         response = self._send("POST", path, {"model": self._model} | body)
         if not response.is_success:
             said = refusal(response)
-            if response.status_code in (400, 413, 422) and "context length" in said:
+            if response.status_code in (400, 413, 422) and TOO_LONG.search(said):
                 raise TooLongError(said)
             raise SubjectError(f"{shown(self._url)} answers {said}")
         try:
@@ -184,19 +193,24 @@ class UrlSubject:
         return found
 
     def _send(self, method: str, path: str, body: Any) -> httpx.Response:
-        """The response, asked for again where the server is busy or was lost."""
+        """The response, asked for again where the server is busy or was lost, or begins anew.
+
+        Not after a silence: whoever did not answer for so long would be asked for hours."""
         for tries in range(1, TRIES + 1):
             try:
                 response = self._client.request(method, self._url + path, json=body)
             except httpx.HTTPError as error:
-                if tries == TRIES or isinstance(error, httpx.ConnectError):
+                never = isinstance(error, httpx.ConnectError) and not self._answered
+                silent = isinstance(error, httpx.ReadTimeout)
+                if tries == TRIES or never or silent:
                     raise SubjectError(reason(error, self._url)) from error
                 wait = float(tries)
             else:
+                self._answered = True
                 if response.status_code not in AGAIN or tries == TRIES:
                     return response
                 wait = retry_after(response) * tries
-            time.sleep(wait)
+            time.sleep(min(wait, PATIENCE))
         raise AssertionError
 
 
@@ -206,6 +220,16 @@ def _choice(found: Mapping[str, Any]) -> Mapping[str, Any]:
     except (LookupError, TypeError) as error:
         raise SubjectError("the server answers what is no completion") from error
     return choice if isinstance(choice, Mapping) else {}
+
+
+def _call(said: Any) -> dict[str, str]:
+    try:
+        function = said["function"]
+        arguments = function["arguments"]
+        shown = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        return {"name": str(function["name"]), "arguments": shown}
+    except (LookupError, TypeError) as error:
+        raise SubjectError("the server answers what is no call of a tool") from error
 
 
 def _end(choice: Mapping[str, Any]) -> str:

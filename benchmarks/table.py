@@ -57,6 +57,50 @@ def training() -> str:
     return "\n".join(lines)
 
 
+ABLATIONS = {
+    "base": "base: Muon, mHC, CSA and HCA, hash routing, MTP",
+    "adamw": "AdamW moves everything",
+    "one_stream": "one stream in place of mHC's four",
+    "full_attention": "full attention in place of CSA and HCA",
+    "learned_routing": "no hash routing",
+    "no_mtp": "no MTP",
+}
+
+
+def ablations() -> str:
+    """The table of benchmarks/ablate.py's last run, where there was one."""
+    file = RESULTS / "ablations.json"
+    if not file.exists():
+        return ""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        "| | rate | bits a byte ± deviation | steps to AdamW's end | processor, s | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in report["rows"].items():
+        reached, last = row["steps_to_adamw"], row["curve"][-1][0]
+        steps = "never" if reached is None else f"{reached:.0f} of {last}"
+        lines.append(
+            f"| {ABLATIONS[name]} | {row['lr']:g} "
+            f"| {row['bits_per_byte']:.3f} ± {row['spread']:.3f} | {steps} "
+            f"| {row['cpu_seconds']:,.0f} | {row['peak_mib']:,.0f} |"
+        )
+    tried: dict[str, list[str]] = {}
+    for name, bits in report["rates"].items():
+        recipe, rate, _ = name.split("-")
+        tried.setdefault(recipe, []).append(f"{rate}: {bits:.3f}")
+    lines += [
+        "",
+        "Rates tried with seed 0: "
+        + "; ".join(
+            f"{'Muon' if recipe == 'base' else 'AdamW'} {', '.join(each)}"
+            for recipe, each in tried.items()
+        )
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
 def protocol() -> str:
     """The tables of benchmarks/protocol.py's last run."""
     report = json.loads((RESULTS / "protocol.json").read_text(encoding="utf-8"))
@@ -320,6 +364,7 @@ def main() -> None:
         ("docs/architecture.md", "resident", resident),
         ("docs/engine.md", "policies", policies),
         ("docs/engine.md", "speculate", speculate),
+        ("docs/training.md", "ablations", ablations),
         ("docs/protocol.md", "protocol", protocol),
     )
     for file, name, make in parts:

@@ -5,6 +5,7 @@ What needs torch is imported inside the commands, so that help and the protocol 
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from typing import Annotated
 
@@ -73,4 +74,6 @@ def dsv4(
 
 def main() -> None:
     """Entry point of the console script."""
+    # torch's threads else spin between its operators, on processors that native ones could use
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -52,6 +52,20 @@ def test_a_judged_run_and_its_verdicts_again(data, stub, tmp_path):
     assert sorted(json.loads(one)["text"] for one in again) == sorted(texts)
 
 
+def test_a_judge_that_is_away(data, stub, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run("nano", *data, "--judge", stub.url, "--out", whole).exit_code == 0
+    stub.down = True
+    for more, words in (([], "the judge: http"), (["--resume"], "is as it was, since the judge")):
+        said = run("nano", *data, "--judge", stub.url, "--out", out, *more)
+        assert said.exit_code == 2 and words in said.output and "closed" in said.output, said.output
+        assert (out / "samples.jsonl").read_text().count("account is closed") >= 1
+    stub.down = False
+    said = run("nano", *data, "--judge", stub.url, "--out", out, "--resume")
+    assert said.exit_code == 0, said.output
+    assert (out / "table.md").read_text() == (whole / "table.md").read_text()
+
+
 def test_no_verdict_at_all(data, stub, tmp_path):
     stub.says = lambda given: "CORRECT"
     said = run("nano", *data, "--judge", stub.url, "--out", tmp_path / "out")

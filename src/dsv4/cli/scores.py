@@ -72,11 +72,11 @@ def ask_all(
     plan = Plan(tasks, chosen.limit, chosen.seed, concurrency, chosen.temperature, judge)
     told = {"model": subject.name, "context": subject.context} | chosen.settings()
     log = Log(out, told, resume=resume)
+    if judge is not None and log.rows:
+        log.close()
+        mark_missing(log.path, tasks, judge, concurrency)
+        log = Log(out, told, resume=True)
     try:
-        if judge is not None and log.rows:
-            log.close()
-            mark_missing(log.path, tasks, judge, concurrency)
-            log = Log(out, told, resume=True)
         with progress() as show:
             run(plan, subject, log, show)
     finally:

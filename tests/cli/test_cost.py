@@ -57,6 +57,16 @@ def test_lines_time_and_price():
     assert "tokens a second" in said.stdout and "3 turns: " in said.stdout
 
 
+def test_what_fits_and_a_conversation_as_json():
+    words = ["--memory", "200GB", "--turns", 3, "--price-miss", 10, "--json"]
+    found = json.loads(run("flash", *words).stdout)
+    fits = {row["machine"]: row for row in found["fits"]}
+    assert all(row["memory"] <= 200 * 10**9 for row in fits.values())
+    assert fits["8 x 141 GB accelerators"]["sequences"] > 0 == fits["laptop, 16 GB"]["sequences"]
+    assert found["conversation"]["turns"] == 3 and found["conversation"]["price"] > 0
+    assert found["conversation"]["hits"] == 0 + 1700 + 2400
+
+
 def test_a_plot(tmp_path):
     pytest.importorskip("matplotlib")
     assert run("nano", "--against", "v3.2", "--plot", tmp_path / "a.png").exit_code == 0
@@ -71,6 +81,12 @@ def test_a_plot(tmp_path):
         (["flash", "--against", "v2"], "--against v2: must be v3.2"),
         (["flash", "--bandwidth", "fast"], "--bandwidth fast: must be a size"),
         (["flash", "--rate", "0"], "--rate 0.0: must be above 0"),
+        (["flash", "--rate", "nan"], "--rate nan: must be above 0"),
+        (["flash", "--turns", "0"], "turns"),
+        (["flash", "--turns", "3", "--new", "-1"], "new"),
+        (["flash", "--turns", "3", "--price-hit", "-1"], "price-hit"),
+        (["flash", "--context", "0"], "--context 0: must be tokens"),
+        (["flash", "--context", "999999999999999999999"], "context = 999999999999999999999"),
         (["flashy"], "flashy is neither a folder nor a preset"),
     ],
 )
@@ -81,6 +97,7 @@ def test_what_is_refused(args, said):
 
 def test_contexts():
     assert parse_contexts("4K,1M") == [4000, 10**6]
+    assert parse_contexts("1_000_000") == [10**6] == parse_contexts("1m")
     assert parse_contexts("4K..20K") == [4000, 8000, 16000, 20000]
     assert parse_contexts("1Ki…4Ki") == [1024, 2048, 4096] == parse_contexts("1Ki...4Ki")
     for wrong in ("0", "4K..1K", "1..2..3", "", "-4", "4X"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from dsv4.cost.price import Prices
 
 GIB = 1 << 30
-NAMES = {"v3.2": True, "none": False}
+MOST = 1_000_000  # turns
+NAMES = {"v3.2": True, "deepseek-v3.2": True, "none": False}
 
 
 def cost(
@@ -39,32 +41,37 @@ def cost(
     ] = None,
     memory: Annotated[str | None, typer.Option(help="A cap on memory, such as 64GB.")] = None,
     turns: Annotated[
-        int | None, typer.Option(help="Price a conversation of so many turns.")
+        int | None, typer.Option(help="Price a conversation of so many turns.", min=1, max=MOST)
     ] = None,
-    new: Annotated[int, typer.Option(help="Tokens of each message.")] = 200,
-    reply: Annotated[int, typer.Option(help="Tokens of each reply.")] = 500,
-    system: Annotated[int, typer.Option(help="Tokens before the first message.")] = 1000,
-    price_hit: Annotated[float, typer.Option(help="Of a million known prompt tokens.")] = 0.0,
-    price_miss: Annotated[float, typer.Option(help="Of a million new prompt tokens.")] = 0.0,
-    price_out: Annotated[float, typer.Option(help="Of a million tokens of replies.")] = 0.0,
+    new: Annotated[int, typer.Option(help="Tokens of each message.", min=0)] = 200,
+    reply: Annotated[int, typer.Option(help="Tokens of each reply.", min=0)] = 500,
+    system: Annotated[int, typer.Option(help="Tokens before the first message.", min=0)] = 1000,
+    price_hit: Annotated[
+        float, typer.Option(help="Of a million known prompt tokens.", min=0.0)
+    ] = 0.0,
+    price_miss: Annotated[
+        float, typer.Option(help="Of a million new prompt tokens.", min=0.0)
+    ] = 0.0,
+    price_out: Annotated[
+        float, typer.Option(help="Of a million tokens of replies.", min=0.0)
+    ] = 0.0,
 ) -> None:
     """Count FLOPs, bytes of weights and cache, bounds on time, what fits where, and prices.
 
     With one model and one context --json prints one object, otherwise a list of them.
     """
     from dsv4.cost import costs as count
-    from dsv4.cost.memory import seconds
-    from dsv4.cost.price import Prices
+    from dsv4.cost.memory import fits, seconds
+    from dsv4.cost.price import Prices, conversation
 
-    ratios = _against(against)
+    ratios, prices = _against(against), Prices(price_hit, price_miss, price_out)
     contexts = parse_contexts(context)
     configs = {name: counted(name)[0] for name in models}
     found = {name: count(config, contexts, against_v32=ratios) for name, config in configs.items()}
     speed = parse_size(bandwidth, "--bandwidth") if bandwidth is not None else None
-    if rate is not None and not rate > 0:
-        raise ValueError(f"--rate {rate}: must be above 0")
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ValueError(f"--rate {rate}: must be above 0, and a number")
     cap = parse_size(memory, "--memory") if memory is not None else None
-    prices = Prices(price_hit, price_miss, price_out)
     rows = []
     for name, costs in found.items():
         for one in costs:
@@ -74,6 +81,12 @@ def cost(
                 row["seconds_per_token"] = seconds(
                     nbytes, one.token.fp8, speed or float("inf"), rate or float("inf")
                 )
+            row["fits"] = [
+                asdict(fit) for fit in fits(configs[name], one.weights, one.kv_cache, cap)
+            ]
+            if turns is not None:
+                bill = conversation(turns, system, new, reply, prices)
+                row["conversation"] = {"turns": turns} | asdict(bill)
             rows.append(row)
     if plot is not None:
         _plot(plot, configs, ratios)

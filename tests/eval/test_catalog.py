@@ -44,6 +44,13 @@ def test_suites_leave_no_row_out():
     assert len(instruct.notes) == 22
 
 
+def test_who_reasons_has_the_window():
+    for effort, tokens in (("none", 64), ("high", None), ("max", None)):
+        (task,) = suite_of(["arithmetic_1"], effort=effort).tasks
+        assert (task.effort, task.max_tokens) == (effort, tokens)
+    assert all(t.max_tokens for t in suite_of(["smoke"], effort="max").tasks)
+
+
 def test_names():
     assert suite_of(["hellaswag"]).tasks[0].name == "base/hellaswag"
     with pytest.raises(ValueError, match="instruct/mmlu_pro"):

@@ -331,8 +331,9 @@ def test_rows_that_need_a_judge(tmp_path):
 # ---- our own server ------------------------------------------------------------------------------
 
 
-def test_our_own_server_judges(exact, inside, outside):
+def test_our_own_server_judges(exact, inside, outside, monkeypatch):
     """The same from an engine and a URL, again and again; what it says is of the schema."""
+    monkeypatch.setattr(Judge, "agreement", lambda self, rubric: 0.0)  # the same path, 27 times
     row = {"rubric": "equivalence", "prompt": "Q", "target": "4", "text": "4"}
     row |= {"finish_reason": "stop", "grader": "judged"}
     marks = [Judge(subject, 400).mark(row)["judged"] for subject in (inside, outside, outside)]

@@ -75,13 +75,7 @@ def _said(task: Task, subject: Subject, asked: Ask) -> dict[str, Any]:
         "tools": list(asked.tools),
         "max_tokens": limit,
         "temperature": asked.temperature,
-        "text": reply.text,
-        "reasoning": reply.reasoning,
-        "calls": list(reply.calls),
-        "finish_reason": reply.finish_reason,
-        "prompt_tokens": reply.prompt_tokens,
-        "cached_tokens": reply.cached_tokens,
-        "completion_tokens": reply.completion_tokens,
+        **reply.logged,
     }
 
 

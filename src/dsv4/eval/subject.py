@@ -78,6 +78,11 @@ class Reply:
     cached_tokens: int = 0
     completion_tokens: int = 0
 
+    @property
+    def logged(self) -> dict[str, Any]:
+        """As a log holds it."""
+        return vars(self) | {"calls": list(self.calls)}
+
 
 class Score(NamedTuple):
     """Of one continuation: its log-probability, whether greedy decoding gives it, its tokens."""

@@ -67,8 +67,9 @@ class Task:
     published: Mapping[str, float | None] = field(default_factory=dict)
 
     def at(self, effort: str) -> Task:
-        """The same task at another effort; its published figures are those of that mode."""
-        return replace(self, effort=effort)
+        """The same task at another effort; who reasons has the tokens of that mode's window."""
+        most = self.max_tokens if effort == "none" else None
+        return replace(self, effort=effort, max_tokens=most)
 
 
 WINDOWS = {"none": 8_192, "high": 131_072, "max": 393_216}  # tokens of prompt and reply, by mode

@@ -48,7 +48,7 @@ def play(
     while len(steps) < limits.steps:
         reply, limit = _next(subject, ask, limits, [*ask.prompt, *said], len(steps), most)
         if reply is not None:
-            steps.append(_step(reply))
+            steps.append(reply.logged)
         elif not said:
             raise TooLongError(f"the question leaves no room in a window of {limits.context:,}")
         if reply is None or (reply.finish_reason == "length" and limit != most):
@@ -87,18 +87,6 @@ def _next(
         return subject.generate(replace(asked, max_tokens=limit)), limit
     except TooLongError:
         return None, 0
-
-
-def _step(reply: Reply) -> dict[str, Any]:
-    return {
-        "text": reply.text,
-        "reasoning": reply.reasoning,
-        "calls": list(reply.calls),
-        "finish_reason": reply.finish_reason,
-        "prompt_tokens": reply.prompt_tokens,
-        "cached_tokens": reply.cached_tokens,
-        "completion_tokens": reply.completion_tokens,
-    }
 
 
 def _called(environment: Environment, call: Mapping[str, str]) -> dict[str, Any]:

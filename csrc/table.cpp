@@ -68,6 +68,7 @@ const Kernels KERNELS{DSV4_TEXT(DSV4_ISA), attend_layer, mix_layer,     head_log
                       entries,             keys,
                       {multiply_floats, train_experts, train_experts_back, train_read, train_read_back,
                        train_write, train_write_back, train_attend, train_attend_back,
-                       train_rows, train_rows_back, train_surprise, train_pool, train_pool_back}};
+                       train_rows, train_rows_back, train_surprise, train_pool, train_pool_back,
+                       train_adam}};
 
 }  // namespace dsv4::DSV4_ISA

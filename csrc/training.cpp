@@ -345,6 +345,21 @@ void define_rows(nb::module_& m) {
      strict("to_scores"));
 }
 
+void define_adam(nb::module_& m) {
+  m.def("adam", [](Floats slope, Floats weight, Floats mean, Floats square, float keep, float beta1,
+                   float beta2, float rate, float root, float eps) {
+    for (const auto& [what, array] : {std::pair{"weight", &weight}, {"mean", &mean}, {"square", &square}}) {
+      require_shape(what, shape_of(*array), shape_of(slope));
+    }
+    alone([&] {
+      kernels()->training.adam({keep, beta1, beta2, rate, root, eps},
+                               static_cast<int64_t>(slope.size()), slope.data(), weight.data(),
+                               mean.data(), square.data());
+    });
+  }, strict("slope"), strict("weight"), strict("mean"), strict("square"), nb::arg("keep"),
+     nb::arg("beta1"), nb::arg("beta2"), nb::arg("rate"), nb::arg("root"), nb::arg("eps"));
+}
+
 }  // namespace
 
 void define_training(nb::module_& m) {
@@ -352,6 +367,7 @@ void define_training(nb::module_& m) {
   define_hyper(m);
   define_attention(m);
   define_rows(m);
+  define_adam(m);
 }
 
 }  // namespace dsv4

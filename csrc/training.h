@@ -59,6 +59,12 @@ struct Rows {
   const float *weight = nullptr, *angles = nullptr;  // no weight: 1
 };
 
+// One step of AdamW (ops/adam.py) for numbers that lie side by side.
+struct Adam {
+  float keep = 1, mean = 0, square = 0;  // of the weight, of the two moments
+  float rate = 0, root = 1, eps = 0;     // the rate over 1 − β₁ᵗ; 1 / √(1 − β₂ᵗ)
+};
+
 struct TrainingKernels {
   void (*multiply)(const MatrixProduct&, bool low);
   // up1 and up3 [pairs, inner] are kept for the backward
@@ -91,6 +97,9 @@ struct TrainingKernels {
   void (*pool_back)(int64_t blocks, int64_t depth, int64_t c, const float* values,
                     const float* scores, const float* y, const float* slope, float* to_values,
                     float* to_scores);
+  // A number's result does not depend on where it lies
+  void (*adam)(const Adam&, int64_t count, const float* slope, float* weight, float* mean,
+               float* square);
 };
 
 }  // namespace dsv4

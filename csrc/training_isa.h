@@ -34,6 +34,9 @@ void train_pool_back(int64_t blocks, int64_t depth, int64_t c, const float* valu
                      const float* scores, const float* y, const float* slope, float* to_values,
                      float* to_scores);
 
+void train_adam(const Adam&, int64_t count, const float* slope, float* weight, float* mean,
+                float* square);
+
 inline v16 sigmoid(v16 x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // Sixteen floats, or what is `left` of them and then zeros.

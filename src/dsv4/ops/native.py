@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 SWITCH = "DSV4_NATIVE"
-ABI = 10  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
+ABI = 11  # raised here and in csrc/module.cpp whenever a name or an argument of the module changes
 MOST_THREADS = 1024  # of the native pool
 
 

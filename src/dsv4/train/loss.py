@@ -23,7 +23,7 @@ from dsv4.ops.surprise import surprise
 from dsv4.train.data import IGNORE, Batch
 from dsv4.train.whole import WHOLE, Whole
 
-CHUNK = 1024  # rows of logits that exist at a time
+CHUNK = 512  # rows of logits that exist at a time
 BALANCE = 1e-4
 BIAS_STEP = 1e-3
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dsv4.config import Config
+from dsv4.ops import adam
 
 FAST, SETTLE = (3.4445, -4.7750, 2.0315), (2.0, -1.5, 0.5)
 COEFFICIENTS = (FAST,) * 8 + (SETTLE,) * 2
@@ -162,6 +163,34 @@ class Muon(torch.optim.Optimizer):
                     matrix.copy_(update)
 
 
+class AdamW(torch.optim.AdamW):
+    """AdamW whose update of a number is the same to the bit however its tensor is sharded; the
+    states are torch's."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None, "the loss is evaluated outside the optimizer"
+        for group in self.param_groups:
+            rule = adam.Rule(group["lr"], group["betas"], group["eps"], group["weight_decay"])
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, rule)
+
+    def _move(self, parameter: Tensor, rule: adam.Rule) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        assert parameter.grad is not None
+        moved = parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"]
+        weight, slope, mean, square = map(local, moved)
+        if weight.numel():  # not an empty shard
+            adam.step(weight, slope, mean, square, rule, int(state["step"]))
+
+
 @torch.no_grad()
 def clip_gradients(model: nn.Module, limit: float, norm: Tensor) -> None:
     """Scale the gradients so that their norm, which is `norm`, is at most `limit`."""
@@ -223,7 +252,7 @@ def optimizers(
     groups = parameter_groups(model, config, rule)
     matrices = [(one.name, one.parameter) for one in groups if one.optimizer == "Muon"]
     rest = [one.parameter for one in groups if one.optimizer == "AdamW"]
-    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), eps=1e-20, weight_decay=weight_decay)
+    adamw = AdamW(rest, lr=lr, betas=(0.9, 0.95), eps=1e-20, weight_decay=weight_decay)
     if not matrices:
         return [adamw]
     whole = None if spread is None else spread(matrices)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dsv4
-from dsv4.engine.constraint import Constraints, allowed_ids, mask_all, word_count
+from dsv4.engine.constraint import SPACE, Constraints, allowed_ids, mask_all, word_count
 from dsv4.engine.request import Job
 from dsv4.engine.sampler import Row, choose, choose_runs
 from dsv4.protocol import constants as c
@@ -197,6 +197,59 @@ def test_answers_follow_a_schema_and_an_expression(constraints):
         ids = reply(constraints.compile(tag({"type": "regex", "pattern": pattern})), seed)
         assert ids[-1] == EOS and re.fullmatch(pattern, TOKENIZER.decode(ids[:-1]))
     assert read >= 3
+
+
+SPACED = {
+    "mode": {"type": "json_schema", "json_schema": {"type": "object"}},
+    "schema": {"type": "json_schema", "json_schema": {"properties": {"a": {"type": "array"}}}},
+    "tag": {
+        "type": "triggered_tags",
+        "triggers": ["<j>"],
+        "tags": [
+            {
+                "type": "tag",
+                "begin": "<j>",
+                "content": {"type": "json_schema", "json_schema": {"type": "object"}},
+                "end": "</j>",
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SPACED)
+def test_white_space_ends(constraints, kind):
+    """A model that likes nothing better is brought to go on: before a value, and behind it."""
+    blanks = [TOKENIZER.encode(text)[0] for text in (" ", "\n", "  ", "\t")]
+    begun = "<j>" if kind == "tag" else ""
+    for text in ("{", '{"a":', '{"a": [1', '{"a": [1, 2]'):
+        constraint = constraints.compile(tag(SPACED[kind]))
+        assert accept(constraint, *TOKENIZER.encode(begun + text))
+        count = 0
+        while count <= SPACE and any(accept(constraint, blank) for blank in blanks):
+            count += 1
+        assert 8 <= count <= SPACE and allowed(constraint)
+
+
+@pytest.mark.parametrize("indent", [None, 1, 2, 4, "\t"])
+def test_printed_json_may_be_pretty(constraints, indent):
+    value = {"name": "x", "list": [1, [], {}], "none": None}
+    for _ in range(8):
+        value = {"inner": [value]}
+    for text in (json.dumps(value, indent=indent), json.dumps(value, separators=(",", ":"))):
+        constraint = constraints.compile(tag(SPACED["mode"]))
+        assert accept(constraint, *TOKENIZER.encode(text), EOS)
+
+
+def test_the_json_of_a_call_has_white_space_that_ends(constraints):
+    tool = {"type": "object", "properties": {"v": {"type": "object"}}, "required": ["v"]}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": tool}}]
+    constraint = constraints.compile(reply_grammar(tools, "required"))
+    head = f'\n\n<{c.DSML}tool_calls>\n<{c.DSML}invoke name="f">\n'
+    head += f'<{c.DSML}parameter name="v" string="false">{{"a": 1'
+    assert accept(constraint, *TOKENIZER.encode(head, special=True))
+    (blank,) = TOKENIZER.encode(" ")
+    assert accept(constraint, *[blank] * SPACE) and not accept(constraint, blank)
 
 
 @pytest.mark.parametrize(

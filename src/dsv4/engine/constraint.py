@@ -4,6 +4,9 @@ A control token is not its spelling. Where a grammar spells one, the token's id 
 letters; nowhere else can one come, whatever strings, expressions or free text allow. To this end
 the name that xgrammar knows control tokens by holds a byte that no UTF-8 has, which keeps them out
 of JSON and expressions, and a character that is excluded from free text.
+
+JSON may hold SPACE characters of white space in a row, where a grammar says nothing else: a weak
+model would write them for ever.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ DEEPEST = 120  # brackets inside one another
 COMPILING = 10.0  # seconds that compiling may take
 FIRST, EACH = 2.0, 0.02  # seconds that matching may take: of a reply, and of each token more
 KEPT = 256 << 20  # bytes of compiled grammars
+SPACE = 128  # a line's end and 31 levels of four spaces
 PAUSE = 0.05  # seconds after which the other grammars of a step are asked in a call of their own
 LEFT = 4  # compilations and matches that were given up and go on
 
@@ -351,7 +355,8 @@ def _size(known: tuple[str, xgrammar.CompiledGrammar | ValueError]) -> int:
 
 
 def _format(form: Any, tokenizer: Tokenizer) -> Any:
-    """A format that asks for control tokens by id, and excludes them from free text."""
+    """A format that asks for control tokens by id, excludes them from free text, and bounds the
+    white space of JSON."""
     if not isinstance(form, Mapping):
         return form
     kind = form.get("type")
@@ -360,10 +365,13 @@ def _format(form: Any, tokenizer: Tokenizer) -> Any:
     if kind == "any_text":
         return {**form, "excludes": [*form.get("excludes", ()), _MARK]}
     out = dict(form)
+    if kind == "json_schema" and form.get("style", "json") == "json":
+        out.setdefault("max_whitespace_cnt", SPACE)
     if "content" in out:
         out["content"] = _format(out["content"], tokenizer)
-    if isinstance(out.get("elements"), list):
-        out["elements"] = [_format(element, tokenizer) for element in out["elements"]]
+    for inner in ("elements", "tags"):
+        if isinstance(out.get(inner), list):
+            out[inner] = [_format(one, tokenizer) for one in out[inner]]
     return out
 
 

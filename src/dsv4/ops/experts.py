@@ -48,7 +48,7 @@ def routed_experts(
     if native.trainer(x, w1, w2, w3) is not None:
         y: Tensor = _RoutedExperts.apply(x, indices, weights, w1, w2, w3, limit, low)
         return y
-    if low:
+    if low or x.dtype is torch.float64:  # grouped_mm takes none
         return _one_by_one(x, indices, weights, w1, w2, w3, limit, low)
     order = indices.flatten().argsort(stable=True)  # [tokens·k], rows of one expert side by side
     counts = torch.bincount(indices.flatten(), minlength=w1.shape[0])
@@ -74,7 +74,7 @@ def _one_by_one(
     operand: Callable[[Tensor], Tensor] = lambda gated: gated,
 ) -> Tensor:
     """The same, expert by expert, of rows that are rounded already."""
-    y = x.new_zeros(x.shape, dtype=torch.float32)
+    y = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     for e in indices.unique().tolist():
         token, place = (indices == e).nonzero(as_tuple=True)
         rows = x[token]

@@ -20,6 +20,7 @@ from dsv4.model.study import Study
 from dsv4.model.transformer import Transformer
 from dsv4.ops.products import add_product, multiply
 from dsv4.ops.surprise import surprise
+from dsv4.ops.wide import wide
 from dsv4.train.data import IGNORE, Batch
 from dsv4.train.whole import WHOLE, Whole
 
@@ -34,7 +35,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor, low: bool
     ) -> Tensor:
         """Mean loss; the gradients are made here, chunk by chunk, and kept in place of logits."""
-        rows, table = hidden.float(), weight.float()
+        rows, table = wide(hidden), wide(weight)
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(rows) if wanted else None
         grad_weight = torch.zeros_like(table) if wanted else None
@@ -69,7 +70,8 @@ def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, whole: Whole = WHOLE, *, low: bool = False
 ) -> Tensor:
     """Mean cross-entropy of `hidden @ weight.T`: hidden [N, d], weight [V, d], targets int64 [N]
-    (−100: not counted) → a float32 scalar. `low`: operands of products are rounded to bfloat16.
+    (−100: not counted) → a float32 scalar (float64: of float64). `low`: operands of products are
+    rounded to bfloat16.
     """
     count = whole.over_all((targets != IGNORE).sum()).clamp(min=1)
     result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, count, low)

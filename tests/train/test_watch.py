@@ -66,8 +66,13 @@ class Service(types.ModuleType):
 
     def init(self, **what):
         self.seen.append(("init", what["project"], what["name"], what["config"]["lr"]))
+        return self
 
-    def log(self, numbers, step):
+    def define_metric(self, name, step_metric):
+        assert (name, step_metric) == ("*", "step")
+
+    def log(self, numbers, step=None):
+        step = numbers.pop("step") if step is None else step
         if step == 3:
             raise ConnectionError("no route\nto host")
         self.seen.append((step, numbers))
@@ -120,6 +125,54 @@ def test_tensorboard_writes_scalars(monkeypatch, tmp_path):
     told.log({"step": 5, "loss": 2.0})
     told.close()
     assert seen == [str(tmp_path / "tensorboard"), ("loss", 2.0, 5), "closed"]
+
+
+@pytest.fixture
+def trained(run):
+    """A short run with a sink, for real: its rows, and what it said."""
+
+    def train(name):
+        one, said = run(f"with {name}", sinks=(name,), steps=3), []
+        assert one.train(said.append)
+        assert not any("failed" in line for line in said), said
+        rows = [json.loads(line) for line in one.metrics.file.read_text().splitlines()]
+        return one.out, rows
+
+    return train
+
+
+def test_tensorboard_for_real(trained):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, rows = trained("tensorboard")
+    found = EventAccumulator(str(out / "tensorboard"))
+    found.Reload()
+    assert {"loss", "lr", "bits_per_byte", "tokens_per_s"} <= set(found.Tags()["scalars"])
+    losses = [(each.step, each.value) for each in found.Scalars("loss")]
+    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in rows]
+
+
+def test_trackio_for_real(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    _, rows = trained("trackio")
+    found = SQLiteStorage.get_logs("dsv4", "run with trackio")
+    assert [row["step"] for row in found] == [1, 2, 3]
+    assert [row["loss"] for row in found] == [pytest.approx(row["loss"]) for row in rows]
+
+
+def test_wandb_for_real(trained, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    pytest.importorskip("wandb")
+    out, _ = trained("wandb")
+    (file,) = out.glob("wandb/offline-run-*/run-*.wandb")
+    written = file.read_bytes()
+    assert all(name in written for name in (b"loss", b"bits_per_byte", b"run with wandb"))
 
 
 def test_a_sink_that_is_not_installed_is_named(monkeypatch):

@@ -30,18 +30,36 @@ class Sink(Protocol):
         """The run ended."""
 
 
-class _Service:
-    """trackio and wandb, which share their calls."""
-
+class _Trackio:
     def __init__(self, module: Any, out: Path, recipe: Recipe):
         self._module = module
-        module.init(project=PROJECT, name=f"{recipe.name} {out.name}", config=recipe.to_dict())
+        module.init(project=PROJECT, name=_name(out, recipe), config=recipe.to_dict())
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         self._module.log(dict(numbers), step=step)
 
     def close(self) -> None:
         self._module.finish()
+
+
+class _Wandb:
+    """Its own steps never go back, as those of a run do that goes back from a spike."""
+
+    def __init__(self, module: Any, out: Path, recipe: Recipe):
+        name = _name(out, recipe)
+        self._run = module.init(project=PROJECT, name=name, config=recipe.to_dict(), dir=str(out))
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._run.log({**numbers, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _name(out: Path, recipe: Recipe) -> str:
+    """`nano` in `runs/nano` once, else both."""
+    return out.name if out.name == recipe.name else f"{recipe.name} {out.name}"
 
 
 class _TensorBoard:
@@ -56,6 +74,13 @@ class _TensorBoard:
         self._writer.close()
 
 
+KINDS: dict[str, Callable[[Any, Path, Recipe], Sink]] = {
+    "trackio": _Trackio,
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+}
+
+
 class Sinks:
     """All that a recipe names. Raises ValueError for one that is not installed."""
 
@@ -65,9 +90,9 @@ class Sinks:
         self._say = say
         self._open: dict[str, Sink] = {}
         for name in names:
-            kind, module = _TensorBoard if name == "tensorboard" else _Service, _module(name)
+            module = _module(name)
             try:
-                self._open[name] = kind(module, out, recipe)
+                self._open[name] = KINDS[name](module, out, recipe)
             except Exception as error:  # whatever a service raises, the run goes on
                 self._failed(name, error)
 

@@ -89,9 +89,10 @@ def steps_to(points: Sequence[tuple[int, float]], goal: float) -> float | None:
     return None
 
 
-def row(folders: Sequence[Path], goal: float) -> dict[str, Any]:
-    """What the seeds of one recipe say."""
+def row(folders: Sequence[Path], base: Sequence[Path], goal: float) -> dict[str, Any]:
+    """What the seeds of one recipe say, also seed by seed beside those of `base`."""
     curves = [curve(folder) for folder in folders]
+    apart = [final(a) - final(curve(b)) for a, b in zip(curves, base, strict=True)]
     ends = [final(points) for points in curves]
     spent = [json.loads((folder / "spent.json").read_text()) for folder in folders]
     reached = [steps_to(points, goal) for points in curves]
@@ -99,6 +100,8 @@ def row(folders: Sequence[Path], goal: float) -> dict[str, Any]:
         MEASURE: mean(ends),
         "spread": stdev(ends) if len(ends) > 1 else None,
         "ends": ends,
+        "from_base": mean(apart),
+        "from_base_spread": stdev(apart) if len(apart) > 1 else None,
         "steps_to_adamw": None if None in reached else mean(filter(None, reached)),
         "cpu_seconds": median(one["seconds"] for one in spent),
         "peak_mib": median(one["peak_mib"] for one in spent),
@@ -132,7 +135,8 @@ def compare(text: Path, out: Path, seeds: int, jobs: int) -> dict[str, Any]:
     return {
         "rates": {run.name: end for run, end in tuned.items()},
         "rows": {
-            recipe: {"lr": best[recipe]} | row(each, goal) for recipe, each in folders.items()
+            recipe: {"lr": best[recipe]} | row(each, folders["base"], goal)
+            for recipe, each in folders.items()
         },
     }
 

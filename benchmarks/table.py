@@ -74,15 +74,16 @@ def ablations() -> str:
         return ""
     report = json.loads(file.read_text(encoding="utf-8"))
     lines = [
-        "| | rate | bits a byte ± deviation | steps to AdamW's end | processor, s | peak MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| | rate | bits a byte | from base | steps to AdamW's end | processor, s | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in report["rows"].items():
         reached, last = row["steps_to_adamw"], row["curve"][-1][0]
         steps = "never" if reached is None else f"{reached:.0f} of {last}"
         lines.append(
             f"| {ABLATIONS[name]} | {row['lr']:g} "
-            f"| {row['bits_per_byte']:.3f} ± {row['spread']:.3f} | {steps} "
+            f"| {row['bits_per_byte']:.3f} ± {row['spread']:.3f} "
+            f"| {row['from_base']:+.3f} ± {row['from_base_spread']:.3f} | {steps} "
             f"| {row['cpu_seconds']:,.0f} | {row['peak_mib']:,.0f} |"
         )
     tried: dict[str, list[str]] = {}

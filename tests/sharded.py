@@ -7,6 +7,7 @@ from dsv4.model.precision import TRAINING
 from dsv4.train.data import Batch
 from dsv4.train.loss import losses, update_bias
 from dsv4.train.optim import clip_gradients
+from dsv4.train.parallel.shard import keep_own
 from dsv4.train.whole import WHOLE
 
 ROWS, COLUMNS, VOCAB, LR = 4, 64, 97, 1e-3
@@ -96,9 +97,18 @@ def descent(model, plain, mesh=WHOLE):
     return mesh.optimizers(model, lr=LR, weight_decay=0.1)
 
 
-def whole_steps(steps, documents=DOCUMENTS, *, plain=True, model=None, **asked):
-    """One process: losses and norms of each step, weights, gradients of the last step."""
+def begin(model, start, mesh):
+    """Whole weights in place of a model's, of which each process keeps its own."""
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    for name, whole in start.items():
+        keep_own(name, tensors[name], whole, mesh)
+
+
+def whole_steps(steps, documents=DOCUMENTS, *, plain=True, model=None, start=None, **asked):
+    """One process, from `start` (weights by name) where it is given: losses and norms of each step,
+    weights, gradients of the last step."""
     model = make_model(**(model or {}))
+    begin(model, start or {}, WHOLE)
     movers, log = descent(model, plain), []
     for step in range(steps):
         model.zero_grad()
@@ -115,10 +125,19 @@ def whole_steps(steps, documents=DOCUMENTS, *, plain=True, model=None, **asked):
 
 
 def mesh_steps(
-    mesh, steps, documents=DOCUMENTS, *, plain=True, recompute=False, model=None, **asked
+    mesh,
+    steps,
+    documents=DOCUMENTS,
+    *,
+    plain=True,
+    recompute=False,
+    model=None,
+    start=None,
+    **asked,
 ):
     """The same over a mesh."""
     model = sharded_model(mesh, **(model or {}))
+    begin(model, start or {}, mesh)
     model.recompute = recompute
     movers, log = descent(model, plain, mesh), []
     for step in range(steps):

@@ -71,9 +71,9 @@ def test_steps_over_a_mesh_are_those_of_one_process(count, whole):
             close(gradients, expected_gradients, 1e-3, (text, case))
 
 
-def same_steps(log, expected, tolerance, case):
+def same_steps(log, expected, tolerance, case, of_norm=None):
     for (ours, norm), (theirs, wanted) in zip(log, expected, strict=True):
-        assert abs(norm - wanted) < 20 * tolerance * wanted, case
+        assert abs(norm - wanted) < (of_norm or 20 * tolerance) * wanted, case
         assert torch.equal(ours.loads.sum(1), theirs.loads.sum(1)), case
         for name in ("next_token", "mtp", "balance", "index", "recall"):
             one, other = getattr(ours, name), getattr(theirs, name)
@@ -89,9 +89,11 @@ def close(found, expected, tolerance, case):
 
 # ---- what is rounded ----------------------------------------------------------------------------
 
+STORED = {"precision": "fp4", "expert_dtype": "fp4", "head_dim": 80, "index_head_dim": 32}
 ROUNDED = [
-    {"precision": "bfloat16"},
-    {"precision": "fp8"},
+    ({"precision": "bfloat16"}, ["dp=2", "dp=2 ep=2"]),
+    ({"precision": "fp8"}, ["dp=2", "dp=2 ep=2"]),
+    (STORED, ["dp=2 ep=2"]),
 ]
 
 
@@ -107,46 +109,50 @@ def multiplied(log):
     return noting
 
 
-def noted_steps(steps, *words, **asked):
+def noted_step(steps, *words, **asked):
     log = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moe, "routed_experts", multiplied(log))
-        found = steps(*words, STEPS, index=True, **asked)
-    return found, log
+        return *steps(*words, 1, index=True, **asked), log
 
 
-def rounded_steps(number, texts):
+def rounded_steps(number, file):
+    starts = torch.load(file)
     return {
-        (text, case): noted_steps(sharded.mesh_steps, processes.mesh_of(text), model=model)
+        (case, text, place): noted_step(
+            sharded.mesh_steps, processes.mesh_of(text), model=model, start=start
+        )
+        for case, (model, texts) in enumerate(ROUNDED)
         for text in texts
-        for case, model in enumerate(ROUNDED)
+        for place, start in enumerate(starts[case])
     }
 
 
-def test_what_is_multiplied_over_a_mesh_is_rounded_as_in_one_process():
-    """Matrices of a first step to the bit, those of this process's experts with expert parallelism;
-    rows too; so losses are one process's, and after a step as near as rounding lets them be."""
-    ranks = processes.run(2, rounded_steps, MESHES[2])
-    for case, model in enumerate(ROUNDED):
-        expected, matrices = noted_steps(sharded.whole_steps, model=model)
-        plain = sharded.whole_steps(STEPS, index=True)[0]
-        assert abs(expected[0][0][0].next_token - plain[0][0].next_token) > 1e-5, model
-        for text in MESHES[2]:
-            for number, found in enumerate(ranks):
-                (log, _, _), noted = found[text, case]
-                assert len(noted) == len(matrices)
-                for layer in range(len(noted) // STEPS):
-                    own = slice(6 * number, 6 * number + 6) if "ep" in text else slice(None)
-                    for ours, theirs in zip(noted[layer][1], matrices[layer][1], strict=True):
-                        assert torch.equal(ours, theirs[own]), (text, model, layer)
-                rows = {row.numpy().tobytes() for row in matrices[0][0]} | {bytes(4 * 64)}
-                assert {row.numpy().tobytes() for row in noted[0][0]} <= rows, (text, model)
-                for (ours, norm), (theirs, wanted), near in zip(
-                    log, expected[0], (1e-4, 5e-3), strict=True
-                ):
-                    assert abs(norm - wanted) < 50 * near * wanted, (text, model)
-                    # which entries are chosen may turn on a rounded bit after a step
-                    names = ("next_token", "mtp", "balance", "index")
-                    for name in names if near < 1e-3 else names[:2]:
-                        one, other = getattr(ours, name), getattr(theirs, name)
-                        assert abs(one - other) <= near * abs(other), (text, model, name)
+def test_what_is_multiplied_over_a_mesh_is_rounded_as_in_one_process(tmp_path):
+    """A first step, and one from the weights that one process has after it. Matrices to the bit,
+    those of this process's experts with expert parallelism; rows too; so losses are the same.
+
+    Weights after a step differ by the rounding of slopes, some 1e-6: in float32 that is seen no
+    more, but here some of it crosses to the next bfloat16 or FP8 number and changes choices of
+    experts and entries. So a second step begins from the same weights, not from the mesh's own.
+    """
+    wanted, starts = {}, []
+    for case, (model, _) in enumerate(ROUNDED):
+        wanted[case, 0] = noted_step(sharded.whole_steps, model=model)
+        starts.append([None, wanted[case, 0][1]])
+        wanted[case, 1] = noted_step(sharded.whole_steps, model=model, start=starts[case][1])
+        plain = sharded.whole_steps(1, model=model | {"precision": "float32"}, index=True)[0]
+        assert abs(wanted[case, 0][0][0][0].next_token - plain[0][0].next_token) > 1e-5, model
+    torch.save(starts, tmp_path / "starts.pt")
+    for number, found in enumerate(processes.run(2, rounded_steps, tmp_path / "starts.pt")):
+        assert len(found) == 2 * sum(len(texts) for _, texts in ROUNDED)
+        for (case, text, place), (log, _, gradients, noted) in found.items():
+            expected, _, slopes, matrices = wanted[case, place]
+            same_steps(log, expected, 1e-6, (text, case, place), of_norm=1e-3)
+            close(gradients, slopes, 0.02, (text, case, place))  # slopes are rounded to bfloat16
+            assert len(noted) == len(matrices)
+            own = slice(6 * number, 6 * number + 6) if "ep" in text else slice(None)
+            for (_, ours), (_, theirs) in zip(noted, matrices, strict=True):
+                assert all(map(torch.equal, ours, (matrix[own] for matrix in theirs))), text
+            rows = {row.numpy().tobytes() for row in matrices[0][0]} | {bytes(4 * 64)}
+            assert {row.numpy().tobytes() for row in noted[0][0]} <= rows, (text, case, place)

@@ -3,12 +3,18 @@
 import json
 
 import pytest
+from eval.fake import Fake
 
+from dsv4.cost.price import Prices
 from dsv4.eval import packaged
+from dsv4.eval.asking import graded
 from dsv4.eval.catalog import entries
 from dsv4.eval.dataset import sample_of
 from dsv4.eval.grade import GRADERS, Answer, verdict_of
+from dsv4.eval.log import Log, read
+from dsv4.eval.report import rows_of, table
 from dsv4.eval.rows import DataError
+from dsv4.eval.run import Plan, run
 from dsv4.eval.suites import suite_of
 
 
@@ -102,6 +108,28 @@ def test_a_file_of_choices(tmp_path):
     samples = list(task.samples(0))
     assert [s.target for s in samples] == ["B", "A", "B"] and task.chance == 0.5
     assert "A) x\nB) y" in samples[0].prompt[0]["content"]
+
+
+def test_pictures_are_left_out_and_counted(tmp_path):
+    rows = [
+        {"question": f"{n} + 1?", "answer": n + 1, "image": "x" * (n % 3 == 0)} for n in range(8)
+    ]
+    suite = suite_of(["hle"], data={"hle": given(tmp_path, *rows)}, judged=True)
+    for limit, asked, left in ((None, 5, 3), (2, 2, 1)):
+        log = Log(tmp_path / f"{limit}", {"model": "fake"}, resume=False)
+        run(Plan(suite.tasks, limit), Fake(context=1 << 20), log)
+        log.close()
+        _, logged, _ = read(log.path)
+        assert all(graded(row) == row for row in logged.values())
+        (row,) = rows_of(suite.tasks, logged, seed=0, prices=Prices(0, 0, 0), notes={})
+        assert (row.samples, row.left_out) == (asked, {"has a picture": left})
+        assert f"| {asked}; {left} left out: has a picture |" in table([row], "fake")
+    alone = suite_of(["hle"], data={"hle": given(tmp_path, rows[0])}, judged=True)
+    log = Log(tmp_path / "alone", {"model": "fake"}, resume=False)
+    run(Plan(alone.tasks), Fake(), log)
+    (row,) = rows_of(alone.tasks, log.rows, seed=0, prices=Prices(0, 0, 0), notes={})
+    said = table([row], "fake")
+    assert "not run: all were left out; 1 left out: has a picture" in said and not row.samples
 
 
 def test_mrcr_as_it_is_published():

@@ -79,7 +79,10 @@ def test_shots(wheel):
 
 
 def test_mathematics_leaves_out_what_it_shows(wheel):
-    samples = list(packaged.mathematics(0))
+    every = list(packaged.mathematics(0))
+    samples = [sample for sample in every if not sample.left_out]
+    assert len(every) == 6 * len(packaged.SUBJECTS.split())
+    assert {s.left_out for s in every if s not in samples} == {"is an example"}
     assert len(samples) == 2 * len(packaged.SUBJECTS.split())
     assert samples[1].target == "1" and samples[1].prompt.count("Solution:") == 5
     assert "P2" in samples[0].prompt and "P1" not in samples[0].prompt

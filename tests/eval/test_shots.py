@@ -69,7 +69,9 @@ def test_without_a_split_of_examples(tmp_path):
     """The last rows are shown and left out; nothing is both shown and asked."""
     rows = [{"problem": f"Who is {n}?", "answer": [f"N{n}", f"M{n}"]} for n in range(30)]
     found = task("simple_qa_verified", write(tmp_path / "questions.jsonl", rows))
-    samples = list(found.samples(0))
+    every = list(found.samples(0))
+    samples = [sample for sample in every if not sample.left_out]
+    assert {s.left_out for s in every[5:]} == {"is an example"} and len(every) == 30
     assert len(samples) == 5 and samples[0].prompt.count("Answer:") == 26
     assert "Who is 5?\nAnswer: N5\n" in samples[0].prompt and samples[4].target == ["N4", "M4"]
     assert not any("Who is 5?" in s.prompt.rpartition("Question:")[2] for s in samples)

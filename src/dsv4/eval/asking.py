@@ -22,6 +22,8 @@ def ask(
 ) -> dict[str, Any]:
     """One sample's row, not graded yet; `temperature` None: the task's. Raises SubjectError."""
     row: dict[str, Any] = {"task": task.name, "effort": task.effort, "sample": sample.id}
+    if sample.left_out:
+        return row | {"left_out": sample.left_out}
     seed = seed_of(seed, (task.name, task.effort, sample.id))
     row |= {"grader": task.grader, "target": sample.target, "hash": sample.hash, "seed": seed}
     row |= {"rubric": task.rubric} if task.rubric else {}
@@ -81,7 +83,9 @@ def _said(task: Task, subject: Subject, asked: Ask) -> dict[str, Any]:
 
 def graded(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with its verdict: of a new one, or of a log's, whose verdict is formed anew."""
-    if "failed" in row:
+    if "left_out" in row:
+        verdict = Verdict("left out", None, row["left_out"])
+    elif "failed" in row:
         verdict = Verdict("failed", 0.0, row["failed"])
     else:
         answer = Answer(

@@ -1,7 +1,7 @@
 """Questions of one's own, or of the hub, as tasks: see `rows` for what a row may be.
 
 MRCR's rows have `prompt` (messages as JSON), `answer` and `random_string_to_prepend`. Rows with a
-picture are left out: the model reads texts.
+picture are left out, and counted as such: the model reads texts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dsv4.eval import shots
 from dsv4.eval.catalog import MATHEMATICS, Entry, prompts
 from dsv4.eval.rows import LETTERS, DataError, asked, one_of, right_choice, rows_of
 from dsv4.eval.task import Sample, Task, user
+
+PICTURES = ("image", "images", "image_1")
 
 
 def from_file(task: Task, entry: Entry, source: str) -> Task:
@@ -33,7 +35,9 @@ def from_file(task: Task, entry: Entry, source: str) -> Task:
 
     def samples(seed: int) -> Iterator[Sample]:
         for number, row in enumerate(rows_of(source)):
-            if not row.get("image"):
+            if any(row.get(name) for name in PICTURES):
+                yield Sample(str(number), None, left_out="has a picture")
+            else:
                 yield sample_of(row, str(number), grader, entry.short, task.effort)
 
     chance = 1 / len(first["choices"]) if grader == "letter" and first.get("choices") else 0.0

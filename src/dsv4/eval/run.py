@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     CancelledError,
@@ -72,8 +72,14 @@ def _answered(plan: Plan, task: Task, subject: Subject, sample: Sample) -> Row:
     return row if plan.judge is None else plan.judge.mark(row)
 
 
-def _samples(plan: Plan, task: Task) -> Iterable[Sample]:
-    return islice(task.samples(plan.seed), plan.limit)
+def _samples(plan: Plan, task: Task) -> Iterator[Sample]:
+    """As many as the limit lets be asked, and those that are left out among them."""
+    asked = 0
+    for sample in task.samples(plan.seed):
+        yield sample
+        asked += not sample.left_out
+        if asked == plan.limit:
+            return
 
 
 def too_small(task: Task, context: int | None) -> str:

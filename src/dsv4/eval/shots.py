@@ -3,7 +3,8 @@
     prompt = example_1 … example_k question      k as the release's table has it
 
 Examples are the first of the dev or train split, of the question's own subject where rows name
-one. Without such a split they are the last rows of the questions, which are then left out.
+one. Without such a split they are the last rows of the questions, which are then left out, and
+counted as such.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dsv4.eval.task import Sample, Task
 
 SUBJECT = ("subject", "Subject", "category", "discipline", "task", "language")
 ANSWER_TOKENS = 64
+EXAMPLE = "is an example"
 Row = Mapping[str, Any]
 
 
@@ -34,6 +36,8 @@ def behind_examples(task: Task, entry: Entry, source: str, first: Row) -> Task:
         own = examples or rows[len(rows) - spare :]
         for number, row in enumerate(rows[: len(rows) - spare]):
             yield _sample(row, str(number), _chosen(own, row, entry.shots), grader)
+        for number in range(len(rows) - spare, len(rows)):
+            yield Sample(str(number), None, left_out=EXAMPLE)
 
     if grader == "likeliest":
         return replace(task, samples=samples, grader=grader, chance=1 / len(first["choices"]))

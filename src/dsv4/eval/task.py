@@ -19,7 +19,8 @@ Messages = Sequence[Mapping[str, Any]]
 class Sample:
     """One question. `prompt` is said to the subject; where there are `pairs` (context,
     continuation) those are scored instead. `target` is what the grader compares with, `setup` what
-    an agent's environment begins with: JSON."""
+    an agent's environment begins with: JSON. `left_out` says why it is not asked: such a sample is
+    counted as that."""
 
     id: str
     target: Any
@@ -27,6 +28,7 @@ class Sample:
     pairs: Sequence[tuple[str, str]] = ()
     tools: Sequence[Mapping[str, Any]] = ()
     setup: Any = None
+    left_out: str = ""
 
     @property
     def hash(self) -> str:

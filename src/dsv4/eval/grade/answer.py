@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from dsv4.eval.subject import Score
 
-Grade = Literal["right", "wrong", "partial", "unparsed", "cut", "refused", "failed", "unjudged"]
+Grade = Literal[
+    "right", "wrong", "partial", "unparsed", "cut", "refused", "failed", "unjudged", "left out"
+]
 
 
 @dataclass(frozen=True)

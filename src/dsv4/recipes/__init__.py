@@ -44,11 +44,10 @@ def _run(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the file does
-        lines = [
-            one.lineno
-            for one in traceback.extract_tb(error.__traceback__)
-            if one.filename == str(file)
-        ]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
-        raise ValueError(f"{file}, line {line}: {error}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((one.lineno for one in reversed(frames) if one.filename == spec.origin), "?")
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, SyntaxError) and error.filename == spec.origin:
+            line, what = error.lineno, error.msg
+        raise ValueError(f"{file}, line {line}: {what}") from error
     return module

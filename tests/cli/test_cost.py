@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dsv4.cli import app
+from dsv4.cli.cost import Options
 from dsv4.cli.sizes import parse_contexts
 
 
@@ -103,3 +104,15 @@ def test_contexts():
     for wrong in ("0", "4K..1K", "1..2..3", "", "-4", "4X"):
         with pytest.raises(ValueError, match="--context"):
             parse_contexts(wrong)
+
+
+def test_speeds():
+    """One that is not given has no bound."""
+    inf = float("inf")
+    for given, speeds in (
+        ({}, None),
+        ({"bandwidth": "32GB"}, (32e9, inf)),
+        ({"rate": 1e12}, (inf, 1e12)),
+        ({"bandwidth": "1GB", "rate": 2.0}, (1e9, 2.0)),
+    ):
+        assert Options(models=["nano"], **given).speeds() == speeds

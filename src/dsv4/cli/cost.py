@@ -3,111 +3,140 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsv4.cli.checkpoint import PRESET_NAMES, counted
+from dsv4.cli.options import told_by
 from dsv4.cli.sizes import parse_contexts, parse_size
 from dsv4.cli.streams import note, say
 
 if TYPE_CHECKING:
     from dsv4.config import Config
     from dsv4.cost import Cost
-    from dsv4.cost.price import Prices
+    from dsv4.cost.price import Bill
 
 GIB = 1 << 30
 MOST = 1_000_000  # turns
 NAMES = {"v3.2": True, "deepseek-v3.2": True, "none": False}
 
 
-def cost(
+@dataclass(kw_only=True)
+class Options:
+    """What is counted of which models, and how it is told."""
+
     models: Annotated[
         list[str], typer.Argument(help=f"Checkpoint folders, or {PRESET_NAMES}.", metavar="MODEL…")
-    ],
+    ]
     context: Annotated[
         str, typer.Option(help="Tokens: 4096, 64K, 4K,1M or 4K..1M (doubling); K is 1,000.")
-    ] = "1M",
-    against: Annotated[str | None, typer.Option(help="v3.2: give ratios to DeepSeek-V3.2.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG file.")] = None,
+    ] = "1M"
+    against: Annotated[str | None, typer.Option(help="v3.2: give ratios to DeepSeek-V3.2.")] = None
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG file.")] = None
     bandwidth: Annotated[
         str | None, typer.Option(help="Bytes a second that memory reads, such as 32GB.")
-    ] = None,
+    ] = None
     rate: Annotated[
         float | None, typer.Option(help="FP8-equivalent FLOPs a second, such as 2e15.")
-    ] = None,
-    memory: Annotated[str | None, typer.Option(help="A cap on memory, such as 64GB.")] = None,
+    ] = None
+    memory: Annotated[str | None, typer.Option(help="A cap on memory, such as 64GB.")] = None
     turns: Annotated[
         int | None, typer.Option(help="Price a conversation of so many turns.", min=1, max=MOST)
-    ] = None,
-    new: Annotated[int, typer.Option(help="Tokens of each message.", min=0)] = 200,
-    reply: Annotated[int, typer.Option(help="Tokens of each reply.", min=0)] = 500,
-    system: Annotated[int, typer.Option(help="Tokens before the first message.", min=0)] = 1000,
-    price_hit: Annotated[
-        float, typer.Option(help="Of a million known prompt tokens.", min=0.0)
-    ] = 0.0,
-    price_miss: Annotated[
-        float, typer.Option(help="Of a million new prompt tokens.", min=0.0)
-    ] = 0.0,
-    price_out: Annotated[
-        float, typer.Option(help="Of a million tokens of replies.", min=0.0)
-    ] = 0.0,
-) -> None:
+    ] = None
+    new: Annotated[int, typer.Option(help="Tokens of each message.", min=0)] = 200
+    reply: Annotated[int, typer.Option(help="Tokens of each reply.", min=0)] = 500
+    system: Annotated[int, typer.Option(help="Tokens before the first message.", min=0)] = 1000
+    price_hit: Annotated[float, typer.Option(help="Of a million known prompt tokens.", min=0.0)] = (
+        0.0
+    )
+    price_miss: Annotated[float, typer.Option(help="Of a million new prompt tokens.", min=0.0)] = (
+        0.0
+    )
+    price_out: Annotated[float, typer.Option(help="Of a million tokens of replies.", min=0.0)] = 0.0
+
+    @property
+    def ratios(self) -> bool:
+        """Whether to compare with V3.2. Raises ValueError."""
+        name = "none" if self.against is None else self.against.lower()
+        if name not in NAMES:
+            raise ValueError(f"--against {self.against}: must be v3.2")
+        return NAMES[name]
+
+    @property
+    def cap(self) -> int | None:
+        """On memory, in bytes. Raises ValueError."""
+        return None if self.memory is None else parse_size(self.memory, "--memory")
+
+    def speeds(self) -> tuple[float, float] | None:
+        """Bytes and FLOPs a second, the one that is not given without a bound; None without both.
+
+        Raises ValueError."""
+        given = self.bandwidth
+        speed = float("inf") if given is None else parse_size(given, "--bandwidth")
+        if self.rate is not None and not 0 < self.rate < float("inf"):
+            raise ValueError(f"--rate {self.rate}: must be above 0, and a number")
+        if given is None and self.rate is None:
+            return None
+        return speed, float("inf") if self.rate is None else self.rate
+
+    def bill(self) -> Bill | None:
+        """Of the conversation, if there is one."""
+        from dsv4.cost.price import Prices, conversation
+
+        if self.turns is None:
+            return None
+        prices = Prices(self.price_hit, self.price_miss, self.price_out)
+        return conversation(self.turns, self.system, self.new, self.reply, prices)
+
+
+@told_by(Options)
+def cost(asked: Options) -> None:
     """Count FLOPs, bytes of weights and cache, bounds on time, what fits where, and prices.
 
     With one model and one context --json prints one object, otherwise a list of them.
     """
-    from dsv4.cost import costs as count
-    from dsv4.cost.memory import fits, seconds
-    from dsv4.cost.price import Prices, conversation
+    from dsv4.cost import costs
 
-    ratios, prices = _against(against), Prices(price_hit, price_miss, price_out)
-    contexts = parse_contexts(context)
-    configs = {name: counted(name)[0] for name in models}
-    found = {name: count(config, contexts, against_v32=ratios) for name, config in configs.items()}
-    speed = parse_size(bandwidth, "--bandwidth") if bandwidth is not None else None
-    if rate is not None and not 0 < rate < float("inf"):
-        raise ValueError(f"--rate {rate}: must be above 0, and a number")
-    cap = parse_size(memory, "--memory") if memory is not None else None
-    rows = []
-    for name, costs in found.items():
-        for one in costs:
-            row = {"model": name} | one.dict()
-            if speed is not None or rate is not None:
-                nbytes = row["activated_bytes_per_token"]
-                row["seconds_per_token"] = seconds(
-                    nbytes, one.token.fp8, speed or float("inf"), rate or float("inf")
-                )
-            row["fits"] = [
-                asdict(fit) for fit in fits(configs[name], one.weights, one.kv_cache, cap)
-            ]
-            if turns is not None:
-                bill = conversation(turns, system, new, reply, prices)
-                row["conversation"] = {"turns": turns} | asdict(bill)
-            rows.append(row)
-    if plot is not None:
-        _plot(plot, configs, ratios)
-    if as_json:
+    contexts, ratios = parse_contexts(asked.context), asked.ratios
+    configs = {name: counted(name)[0] for name in asked.models}
+    found = {name: costs(config, contexts, against_v32=ratios) for name, config in configs.items()}
+    rows = [_row(name, configs[name], one, asked) for name, each in found.items() for one in each]
+    if asked.plot is not None:
+        _plot(asked.plot, configs, ratios)
+    if asked.json:
         say(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2))
         return
-    for name, costs in found.items():
-        _print(name, costs)
-        _print_fits(configs[name], costs[-1], cap)
+    for name, each in found.items():
+        _print(name, each)
+        _print_fits(configs[name], each[-1], asked.cap)
     for row in rows:
         if "seconds_per_token" in row:
             least = row["seconds_per_token"]
             say(f"{row['model']} at {row['context']:,}: at most {1 / least:,.1f} tokens a second")
-    if turns is not None:
-        _print_bill(turns, system, new, reply, prices)
+    if (bill := asked.bill()) is not None:
+        say(
+            f"{asked.turns} turns: {bill.hits:,} prompt tokens known, {bill.misses:,} new, "
+            f"{bill.out:,} replied: {bill.price:,.4f}, without a prefix cache "
+            f"{bill.without_cache:,.4f}"
+        )
 
 
-def _against(name: str | None) -> bool:
-    if name is not None and name.lower() not in NAMES:
-        raise ValueError(f"--against {name}: must be v3.2")
-    return name is not None and NAMES[name.lower()]
+def _row(name: str, config: Config, one: Cost, asked: Options) -> dict[str, Any]:
+    """What is told as JSON of a model at a context."""
+    from dsv4.cost.memory import fits, seconds
+
+    row = {"model": name} | one.dict()
+    if (speeds := asked.speeds()) is not None:
+        nbytes = row["activated_bytes_per_token"]
+        row["seconds_per_token"] = seconds(nbytes, one.token.fp8, *speeds)
+    row["fits"] = [asdict(fit) for fit in fits(config, one.weights, one.kv_cache, asked.cap)]
+    if (bill := asked.bill()) is not None:
+        row["conversation"] = {"turns": asked.turns} | asdict(bill)
+    return row
 
 
 def _print(name: str, costs: list[Cost]) -> None:
@@ -146,16 +175,6 @@ def _print_fits(config: Config, cost: Cost, cap: int | None) -> None:
         if not row.sequences:
             held = "one, experts read from disk (--max-resident)" if row.capped else "none"
         say(f"    {row.machine:24} {row.memory / GIB:7,.0f} GiB   {held}")
-
-
-def _print_bill(turns: int, system: int, new: int, reply: int, prices: Prices) -> None:
-    from dsv4.cost.price import conversation
-
-    bill = conversation(turns, system, new, reply, prices)
-    say(
-        f"{turns} turns: {bill.hits:,} prompt tokens known, {bill.misses:,} new, {bill.out:,} "
-        f"replied: {bill.price:,.4f}, without a prefix cache {bill.without_cache:,.4f}"
-    )
 
 
 def _plot(file: Path, configs: dict[str, Config], ratios: bool) -> None:

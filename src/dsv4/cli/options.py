@@ -45,13 +45,15 @@ def set_threads(threads: int | None) -> None:
 
 def told_by(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
     """A command of one argument, whose options are the fields of a dataclass: a class's own come
-    before those of its bases.
+    before those of its bases. What has no default must be given.
     """
     hints = get_type_hints(kind, include_extras=True)
     every = [name for one in kind.__mro__ for name in vars(one).get("__annotations__", ())]
     names = reversed(dict.fromkeys(reversed(every)))  # another default moves no option
-    defaults = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
-    assert MISSING not in defaults.values(), "an option has a default"
+    defaults = {
+        field.name: inspect.Parameter.empty if field.default is MISSING else field.default
+        for field in fields(kind)  # type: ignore[arg-type]
+    }
 
     def dress(command: Callable[[T], None]) -> Callable[..., None]:
         @wraps(command)

@@ -88,6 +88,8 @@ def test_a_mixture_that_cannot_be_used(tmp_path, text):
 
 
 def test_damage_and_absence(make):
+    with pytest.raises(DataError, match=r"no folder of text .*nowhere: `dsv4 data build` makes"):
+        open_sources(make.folder / "nowhere")
     with pytest.raises(DataError, match=r"mixture\.json cannot be used .*No such file"):
         open_sources(make.folder)
     make("one", "two")

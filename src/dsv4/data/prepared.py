@@ -49,6 +49,8 @@ def open_sources(folder: Path, part: str = "train", *, verify: bool = True) -> l
 def read_limits(folder: Path) -> dict[str, dict[str, Any]]:
     """What mixture.json says of each source. Raises DataError."""
     file = folder / MIXTURE_FILE
+    if not folder.is_dir():
+        raise DataError(f"there is no folder of text {folder}: `dsv4 data build` makes one")
     try:
         rows = read_json(file, LARGEST)
         if not isinstance(rows, dict) or not all(_is_limits(own) for own in rows.values()):

@@ -1,7 +1,12 @@
 """`dsv4 eval` as a user runs it."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -102,3 +107,52 @@ def test_options_that_are_wrong(words, message, tmp_path):
 def test_a_url_without_a_server(tmp_path):
     said = run("http://127.0.0.1:9", "--out", tmp_path / "out")
     assert said.exit_code == 2 and "cannot be reached" in said.output
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from eval.fake import Fake
+from dsv4.cli import scores
+from dsv4.eval.suites import suite_of
+
+class Slow(Fake):
+    def generate(self, ask):
+        time.sleep(float(sys.argv[2]) if len(self.asked) > 3 else 0.01)
+        return super().generate(ask)
+
+chosen = scores.Chosen(["copy"], 40, 0, None, None, {}, False, None)
+try:
+    scores.ask_all(
+        chosen, chosen.suite(), Slow(), None, Path(sys.argv[1]), resume=False, concurrency=2
+    )
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(("presses", "reply"), [(1, 0.5), (2, 600)])
+def test_control_c(tmp_path, presses, reply):
+    """Once: what is under way is finished. Twice: not even that."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    words = [sys.executable, "-c", SLOW, str(tmp_path), str(reply)]
+    log = tmp_path / "samples.jsonl"
+    with subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                if log.exists() and log.read_bytes().count(b"\n") > 4:
+                    break
+                time.sleep(0.01)
+            for _ in range(presses):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+            before = log.read_bytes()
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "Ctrl-C again ends at once" in said and ("ended at once" in said) == (presses == 2)
+    assert process.returncode == 130 and "--resume goes on" in said
+    lines = log.read_bytes().splitlines()
+    assert 5 <= len(lines) < 30 and all(json.loads(line) for line in lines)
+    assert log.read_bytes().startswith(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsv4.cli.streams import note, say
+from dsv4.interrupt import Ended, exit_code, interruptible
 
 if TYPE_CHECKING:
     from dsv4.cost.price import Prices
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from dsv4.eval.subject import Subject
     from dsv4.eval.suites import Suite
     from dsv4.eval.task import Task
+
+ENDING_SOON = "\nSamples under way are finished and kept; Ctrl-C again ends at once.\n"
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def ask_all(
     resume: bool,
     concurrency: int,
 ) -> None:
-    """Every sample that the log in `out` does not hold yet. Raises LogError, SubjectError."""
+    """Every sample that the log in `out` does not hold yet. Raises LogError, SubjectError, and
+    KeyboardInterrupt when Ctrl-C has ended it."""
     from dsv4.eval.log import Log
     from dsv4.eval.regrade import mark_missing
     from dsv4.eval.run import Plan, run
@@ -77,10 +82,17 @@ def ask_all(
         mark_missing(log.path, tasks, judge, concurrency)
         log = Log(out, told, resume=True)
     try:
-        with progress() as show:
-            run(plan, subject, log, show)
+        with progress() as show, interruptible(ENDING_SOON) as asked:
+            whole = run(plan, subject, log, show, lambda: bool(asked))
+    except Ended as error:  # threads that wait for replies would be waited for
+        log.close()
+        note(f"ended at once; {len(log.rows)} samples are in {log.path}: --resume goes on")
+        os._exit(exit_code(error))
     finally:
         log.close()
+    if not whole:
+        note(f"{len(log.rows)} samples are in {log.path}: --resume goes on")
+        raise KeyboardInterrupt
 
 
 def grade_anew(out: Path, judge: Judge | None, concurrency: int) -> Suite:

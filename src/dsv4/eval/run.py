@@ -24,6 +24,7 @@ from dsv4.eval.subject import NoTokensError, Subject, SubjectError
 from dsv4.eval.task import Sample, Task
 
 Row = dict[str, Any]
+GLANCE = 0.2  # seconds between two looks at whether to stop
 
 
 @dataclass(frozen=True)
@@ -44,27 +45,50 @@ def run(
     subject: Subject,
     log: Log,
     progress: Callable[[Task, int, int], None] = lambda task, done, of: None,
-) -> None:
-    """Every sample that the log does not hold yet. Raises SubjectError; what is done is kept."""
-    with ThreadPoolExecutor(plan.concurrency, "dsv4-eval") as threads:
-        for task in plan.tasks:
-            if too_small(task, subject.context):
-                continue
-            task = fitted(task, subject)
-            done, count = 0, 0
-            for sample in _samples(plan, task):  # twice, since long prompts are not all held
-                count += 1
-                done += (task.name, task.effort, sample.id) in log.rows
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Every sample that the log does not hold yet, until `stop` says so; then those under way are
+    finished. Whether all were asked. Raises SubjectError; what is done is kept. KeyboardInterrupt
+    waits for nothing."""
+    threads, hurried = ThreadPoolExecutor(plan.concurrency, "dsv4-eval"), False
+    try:
+        return _asked(plan, subject, log, progress, stop, threads)
+    except KeyboardInterrupt:
+        hurried = True
+        raise
+    finally:
+        threads.shutdown(not hurried, cancel_futures=hurried)
+
+
+def _asked(
+    plan: Plan,
+    subject: Subject,
+    log: Log,
+    progress: Callable[[Task, int, int], None],
+    stop: Callable[[], bool],
+    threads: ThreadPoolExecutor,
+) -> bool:
+    for task in plan.tasks:
+        if too_small(task, subject.context):
+            continue
+        task = fitted(task, subject)
+        done, count = 0, 0
+        for sample in _samples(plan, task):  # twice, since long prompts are not all held
+            count += 1
+            done += (task.name, task.effort, sample.id) in log.rows
+        progress(task, done, count)
+        todo = (
+            partial(_answered, plan, task, subject, sample)
+            for sample in _samples(plan, task)
+            if (task.name, task.effort, sample.id) not in log.rows
+        )
+        for row in rows(threads, plan.concurrency, todo, stop):
+            log.add(row)
+            done += 1
             progress(task, done, count)
-            todo = (
-                partial(_answered, plan, task, subject, sample)
-                for sample in _samples(plan, task)
-                if (task.name, task.effort, sample.id) not in log.rows
-            )
-            for row in rows(threads, plan.concurrency, todo):
-                log.add(row)
-                done += 1
-                progress(task, done, count)
+        if stop():
+            return False
+    return True
 
 
 def _answered(plan: Plan, task: Task, subject: Subject, sample: Sample) -> Row:
@@ -103,20 +127,24 @@ def fitted(task: Task, subject: Subject) -> Task:
 
 
 def rows(
-    threads: ThreadPoolExecutor, concurrency: int, jobs: Iterator[Callable[[], Row]]
+    threads: ThreadPoolExecutor,
+    concurrency: int,
+    jobs: Iterator[Callable[[], Row]],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Row]:
     """Rows as they come; graded here, since some graders need this thread. If the subject or the
     judge is lost nothing more is asked, and what was under way is finished first: it may be hours
-    long. Raises SubjectError then."""
+    long. Raises SubjectError then. `stop` ends them in the same way."""
     waiting: set[Future[Row]] = set()
     lost: SubjectError | None = None
     try:
         while True:
-            for job in islice(jobs, 2 * concurrency - len(waiting) if lost is None else 0):
+            over = lost is not None or stop()
+            for job in islice(jobs, 0 if over else 2 * concurrency - len(waiting)):
                 waiting.add(threads.submit(job))
             if not waiting:
                 break
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            done, waiting = wait(waiting, GLANCE, FIRST_COMPLETED)
             for future in done:
                 try:
                     row = future.result()
@@ -128,7 +156,7 @@ def rows(
                     if why := row.get("judged", {}).get("error"):
                         lost = lost or SubjectError(f"the judge: {why}")
                     yield graded(row)
-            if lost is not None:
+            if lost is not None or stop():
                 waiting = {other for other in waiting if not other.cancel()}
         if lost is not None:
             raise lost

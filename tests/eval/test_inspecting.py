@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dsv4.cost.price import Prices
 from dsv4.eval.log import FILE, Log, key_of, samples
+from dsv4.eval.report import rows_of, table
 from dsv4.eval.run import Plan, graded, run
 from dsv4.eval.subject import Reply, SubjectError
 from dsv4.eval.suites import suite_of
@@ -63,6 +65,15 @@ def test_scores_are_inspects_own(name, tmp_path):
     theirs = {str(s.id): next(iter(s.scores.values())).value for s in log.samples}
     assert {key: {1.0: "C", 0.0: "I"}[row["score"]] for key, row in mine.items()} == theirs
     assert set(theirs.values()) == ({"C"} if name == "tools" else {"C", "I"})
+
+
+def test_what_chance_scores_is_not_said_to_be_nothing(tmp_path):
+    (task,) = suite_of([f"inspect:{TASKS}@texts"]).tasks
+    log = Log(tmp_path, {"model": "subject"}, resume=False)
+    run(Plan([task]), Subject(), log)
+    log.close()
+    (row,) = rows_of([task], log.rows, seed=0, prices=Prices(0, 0, 0), notes={})
+    assert row.chance is None and "| unknown |" in table([row], "subject")
 
 
 def test_what_was_said_is_graded_again_and_nobody_asked(tmp_path):

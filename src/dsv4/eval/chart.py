@@ -34,7 +34,11 @@ def draw(file: Path, rows: Sequence[Row], name: str) -> None:
     for number, key in enumerate(columns, start=1):
         at = [place + number * width for place in places]
         axes.bar(at, [row.published.get(key) or 0.0 for row in shown], width, label=key)
-    axes.scatter(places, [row.chance for row in shown], marker="_", color="black", label="chance")
+    known = [(place, row.chance) for place, row in enumerate(shown) if row.chance is not None]
+    for place, chance in known:
+        axes.scatter(place, chance, marker="_", color="black")
+    if known:
+        axes.scatter([], [], marker="_", color="black", label="chance")
     labels = [row.title if row.effort == "none" else f"{row.title}\n{row.effort}" for row in shown]
     axes.set_xticks([p + width * len(columns) / 2 for p in places], labels, rotation=60, ha="right")
     axes.legend(fontsize=8)

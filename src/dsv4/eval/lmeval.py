@@ -63,6 +63,7 @@ def task_of(name: str, parts: Sequence[str], row: Task, include: str | None = No
         "lm_eval",
         row.metric,
         shots,
+        None,  # lm-eval does not say what chance scores
         max_tokens=most,
         temperature=temperature,
         stop=stop,

@@ -41,7 +41,7 @@ class Row:
     score: float | None
     low: float | None
     high: float | None
-    chance: float
+    chance: float | None
     shares: Mapping[str, float]
     tokens: Mapping[str, int]
     cost: float
@@ -107,7 +107,7 @@ def _row(
         float(scores.mean()) if counted else None,
         low,
         high,
-        task.chance * task.scale,
+        None if task.chance is None else task.chance * task.scale,
         _shares(mine),
         tokens,
         _price(tokens, prices),
@@ -190,7 +190,7 @@ def _measured(row: Row, agents: bool) -> list[str]:
     cells = [
         f"no score: {row.note}" if row.score is None else f"{row.score:.1f}",
         "-" if row.low is None else f"{row.low:.1f}–{row.high:.1f}",
-        f"{row.chance:.1f}",
+        "unknown" if row.chance is None else f"{row.chance:.1f}",
         f"{row.samples}{_left(row)}",
         *(f"{row.shares[kind]:.0%}" for kind in SHARES),
     ]

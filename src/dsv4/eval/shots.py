@@ -45,6 +45,7 @@ def behind_examples(task: Task, entry: Entry, source: str, first: Row) -> Task:
         task,
         samples=samples,
         grader=grader,
+        chance=None,
         max_tokens=ANSWER_TOKENS,
         temperature=0.0,
         stop=("\n",),

@@ -41,10 +41,10 @@ class Sample:
 @dataclass(frozen=True)
 class Task:
     """`samples(seed)` gives them in a fixed order. `grader` is a name of GRADERS, `chance` the
-    score of who knows nothing. `max_tokens` None: what the window of the effort leaves. `needs`:
-    tokens of context; `sized` gives its samples in tokens of so many characters. `scale`: what the
-    mean of scores is multiplied with in tables. `rubric`: that by which a judge marks, in the
-    grader's place. `environment`: where an agent works, within `limits`; `max_tokens` are then
+    score of who knows nothing, None where it is not known. `max_tokens` None: what the window of
+    the effort leaves. `needs`: tokens of context; `sized` gives its samples in tokens of so many
+    characters. `scale`: what the mean of scores is multiplied with in tables. `rubric`: that by
+    which a judge marks, in the grader's place. `environment`: where an agent works, within `limits`; `max_tokens` are then
     those of each reply. `talk` asks in its own way, and gives the part of the row that tells of
     it."""
 
@@ -54,7 +54,7 @@ class Task:
     grader: str
     metric: str = "EM"
     shots: int = 0
-    chance: float = 0.0
+    chance: float | None = 0.0
     max_tokens: int | None = None
     temperature: float = 1.0
     stop: Sequence[str] = ()

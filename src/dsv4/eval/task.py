@@ -44,9 +44,9 @@ class Task:
     score of who knows nothing, None where it is not known. `max_tokens` None: what the window of
     the effort leaves. `needs`: tokens of context; `sized` gives its samples in tokens of so many
     characters. `scale`: what the mean of scores is multiplied with in tables. `rubric`: that by
-    which a judge marks, in the grader's place. `environment`: where an agent works, within `limits`; `max_tokens` are then
-    those of each reply. `talk` asks in its own way, and gives the part of the row that tells of
-    it."""
+    which a judge marks, in the grader's place. `environment`: where an agent works, within
+    `limits`; `max_tokens` are then those of each reply. `talk` asks in its own way, and gives the
+    part of the row that tells of it."""
 
     name: str
     title: str

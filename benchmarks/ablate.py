@@ -132,7 +132,9 @@ def compare(text: Path, out: Path, seeds: int, jobs: int) -> dict[str, Any]:
         assert len(done) == sum(map(len, runs.values()))
     folders = {recipe: [out / run.name for run in each] for recipe, each in runs.items()}
     goal = mean(final(curve(folder)) for folder in folders["adamw"])
+    last = (folders["base"][0] / "metrics.jsonl").read_text().splitlines()[-1]
     return {
+        "tokens": json.loads(last)["tokens"],
         "rates": {run.name: end for run, end in tuned.items()},
         "rows": {
             recipe: {"lr": best[recipe]} | row(each, folders["base"], goal)

@@ -74,17 +74,18 @@ def ablations() -> str:
         return ""
     report = json.loads(file.read_text(encoding="utf-8"))
     lines = [
-        "| | rate | bits a byte | from base | steps to AdamW's end | processor, s | peak MiB |",
+        "| | rate | bits a byte | from base | steps to AdamW's end | tokens a processor second "
+        "| peak MiB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in report["rows"].items():
         reached, last = row["steps_to_adamw"], row["curve"][-1][0]
-        steps = "never" if reached is None else f"{reached:.0f} of {last}"
+        steps = f"{last} of {last}" if reached is None else f"{reached:.0f} of {last}"
         lines.append(
             f"| {ABLATIONS[name]} | {row['lr']:g} "
             f"| {row['bits_per_byte']:.3f} ± {row['spread']:.3f} "
             f"| {row['from_base']:+.3f} ± {row['from_base_spread']:.3f} | {steps} "
-            f"| {row['cpu_seconds']:,.0f} | {row['peak_mib']:,.0f} |"
+            f"| {report['tokens'] / row['cpu_seconds']:,.0f} | {row['peak_mib']:,.0f} |"
         )
     tried: dict[str, list[str]] = {}
     for name, bits in report["rates"].items():

@@ -129,6 +129,7 @@ def half_deleted(number, saved):
     whole, aside = saved.file(1), saved.folder / "aside"
     files = sorted(path.name for path in whole.iterdir())
     assert len(files) == 5  # run.pt, files.json, .metadata and two of shards
+    torch.distributed.barrier()  # both have looked before a file goes
     for name in files:
         if number == 0:
             (whole / name).rename(aside)

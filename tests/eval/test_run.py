@@ -185,6 +185,12 @@ def test_windows_by_mode():
     assert asked == {"none": 8 << 10, "high": 128 << 10, "max": 384 << 10}
 
 
+@pytest.mark.parametrize(("grader", "worth"), [("exact", 0.0), ("bits", None)])
+def test_a_failed_sample_is_never_worth_the_best_score(grader, worth):
+    row = graded({"grader": grader, "target": 0, "failed": "the server left"})
+    assert (row["grade"], row["score"]) == ("failed", worth)
+
+
 def test_a_prompt_that_does_not_fit_failed(tmp_path):
     log = Log(tmp_path, {"model": "fake"}, resume=False)
     run(Plan(suite_of(["copy"]).tasks, 2), Fake(context=5), log)

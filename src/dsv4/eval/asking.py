@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from dsv4.eval.agent.loop import LEAST, play
-from dsv4.eval.grade import Answer, Verdict, verdict_of
+from dsv4.eval.grade import LESS_IS_BETTER, Answer, Verdict, verdict_of
 from dsv4.eval.log import Key
 from dsv4.eval.subject import Ask, Score, Subject, TooLongError, score
 from dsv4.eval.task import Sample, Task, window_of
@@ -86,7 +86,8 @@ def graded(row: Mapping[str, Any]) -> dict[str, Any]:
     if "left_out" in row:
         verdict = Verdict("left out", None, row["left_out"])
     elif "failed" in row:
-        verdict = Verdict("failed", 0.0, row["failed"])
+        worst = None if row["grader"] in LESS_IS_BETTER else 0.0
+        verdict = Verdict("failed", worst, row["failed"])
     else:
         answer = Answer(
             row.get("text", ""),

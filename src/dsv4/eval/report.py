@@ -94,7 +94,8 @@ def _row(
     tokens["judge"] = sum(_judges(row) for row in mine)
     steps = [row["steps"] for row in mine if "steps" in row]
     if len(mine) and not counted:
-        note = "the judge gave no verdict"
+        failed = all("failed" in row for row in mine)
+        note = "every sample failed" if failed else "the judge gave no verdict"
     elif left and not mine:
         note = "all were left out"
     return Row(

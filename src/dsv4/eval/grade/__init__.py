@@ -42,6 +42,7 @@ def _inspect(target: Any, answer: Answer) -> Verdict:
     return grade(target, answer)
 
 
+LESS_IS_BETTER = ("bits",)  # where a sample that failed is worth no number
 OTHERS = ("lm_eval", "inspect")  # who decide themselves what a reply that was cut is worth
 GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "letter": choice.letter,

@@ -80,7 +80,9 @@ def ablations() -> str:
     ]
     for name, row in report["rows"].items():
         reached, last = row["steps_to_adamw"], row["curve"][-1][0]
-        steps = f"{last} of {last}" if reached is None else f"{reached:.0f} of {last}"
+        if name == "adamw":
+            reached = last
+        steps = "never" if reached is None else f"{reached:.0f} of {last}"
         lines.append(
             f"| {ABLATIONS[name]} | {row['lr']:g} "
             f"| {row['bits_per_byte']:.3f} ± {row['spread']:.3f} "

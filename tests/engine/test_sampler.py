@@ -6,7 +6,7 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from dsv4.engine.request import Job, Token
-from dsv4.engine.sampler import Row, choose, choose_run, choose_runs, told
+from dsv4.engine.sampler import Row, choose, choose_runs, told
 from dsv4.sampling import Sampling, probabilities
 
 VOCAB = 300
@@ -143,19 +143,19 @@ def test_broken_logits_fail_their_job_alone(value):
 def test_broken_logits_behind_a_draft():
     best = [int(model(ids).argmax()) for ids in ([], [5])]
     logits = torch.stack([model([]), torch.full((VOCAB,), torch.nan)])
-    row = Row(JOBS[1])
-    assert [t.id for t in choose_run(logits, row, [best[0]])] == [best[0]]  # it stands; then stop
-    row = Row(JOBS[1])
-    assert choose_run(logits, row, [best[0] + 1])[0].id == best[0]  # never looked at
-    with pytest.raises(ValueError, match="not finite"):
-        choose_run(logits.flip(0), Row(JOBS[1]), [best[0]])
+    (run,) = choose_runs(logits, [Row(JOBS[1])], [[best[0]]])
+    assert [token.id for token in run] == [best[0]]  # it stands; then stop
+    (run,) = choose_runs(logits, [Row(JOBS[1])], [[best[0] + 1]])
+    assert run[0].id == best[0]  # never looked at
+    (failed,) = choose_runs(logits.flip(0), [Row(JOBS[1])], [[best[0]]])
+    assert isinstance(failed, ValueError) and "not finite" in str(failed)
 
 
 def test_a_run_stops_at_an_end_token():
     logits = torch.stack([model([n]) for n in range(4)])
     drafts = logits.argmax(-1)[:3].tolist()
     job = Job([1], Sampling(temperature=0), end_ids=[drafts[1]])
-    assert [t.id for t in choose_run(logits, Row(job), drafts)] == drafts[:2]
+    assert [t.id for t in choose_runs(logits, [Row(job)], [drafts])[0]] == drafts[:2]
 
 
 def test_a_bias_outside_of_the_vocabulary_fails_its_job_alone():

@@ -73,16 +73,6 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Token | Exception]:
     return [run if isinstance(run, Exception) else run[0] for run in runs]
 
 
-def choose_run(logits: Tensor, row: Row, drafts: Sequence[int]) -> list[Token]:
-    """The drafts of one job that come true, and the token after them: logits [drafts + 1, vocab].
-    See `choose_runs`. Raises what stands there in place of tokens.
-    """
-    (run,) = choose_runs(logits, [row], [drafts])
-    if isinstance(run, Exception):
-        raise run
-    return run
-
-
 def choose_runs(
     logits: Tensor, rows: Sequence[Row], drafts: Sequence[Sequence[int]]
 ) -> list[list[Token] | Exception]:

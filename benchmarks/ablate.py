@@ -152,7 +152,9 @@ def plot(found: dict[str, Any], file: Path) -> None:
         steps, bits = zip(*each["curve"], strict=True)
         axes.plot(steps, bits, label=f"{recipe} {each[MEASURE]:.3f}", linewidth=1.4)
     axes.set_xlabel("step"), axes.set_ylabel("bits per byte, held out")
-    axes.set_ylim(top=min(3.2, axes.get_ylim()[1])), axes.grid(alpha=0.3), axes.legend()
+    axes.set_ylim(top=min(3.2, axes.get_ylim()[1]))
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(file, dpi=150)
 
 

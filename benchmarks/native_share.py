@@ -60,7 +60,7 @@ def main() -> None:
     prefill(model, [[1] * args.context], cache)
     whole = step_seconds(model, cache, args.steps)
     for owner in (*model.layers, model):
-        owner.twin.native = Nothing()  # type: ignore[union-attr]
+        owner.twin.native = Nothing()
     outside = step_seconds(model, cache, args.steps)  # twins know the cache's stores by now
     print(f"{whole * 1e6:.0f} µs a token, {outside * 1e6:.0f} µs outside: {outside / whole:.1%}")
 

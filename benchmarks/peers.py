@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -96,7 +97,7 @@ def measure(name: str, tokens: int, sides: list[Callable[[], object]], rounds: i
         side()
     times = [[seconds(side) for side in sides] for _ in range(rounds)]
     left, right = ([tokens / t[side] for t in times] for side in (0, 1))
-    row = {
+    row: dict[str, Any] = {
         "what": name,
         "dsv4": statistics.median(left),
         "transformers": statistics.median(right),

@@ -58,7 +58,7 @@ def completion(length: int) -> str:
     """Reasoning, an answer and a call that writes a file: a third each."""
     third = (PROSE * (length // len(PROSE) + 1))[: length // 3]
     call = {"name": "write", "arguments": json.dumps({"text": third, "n": 1})}
-    reply = {"role": "assistant", "content": third, "reasoning_content": third}
+    reply: dict[str, Any] = {"role": "assistant", "content": third, "reasoning_content": third}
     reply |= {"tool_calls": [{"function": call}]}
     return encode_messages([reply], "thinking", context=[{"role": "user", "content": ""}])
 

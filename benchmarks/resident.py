@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -79,8 +80,7 @@ def draw(
         exponent = 127 - (7 if ".ffn.experts." in name else 6)
         return torch.full(spec.shape, exponent, dtype=torch.uint8).view(spec.dtype)
     if name.endswith("tid2eid"):
-        like = torch.empty(spec.shape)
-        return hash_table(config.vocab_size, config.n_routed_experts, like, generator)
+        return hash_table(config.vocab_size, config.n_routed_experts, spec.shape[1], generator)
     drawn = torch.randn(spec.shape, generator=generator)
     if spec.dtype is torch.float8_e4m3fn:
         return drawn.to(spec.dtype)
@@ -150,7 +150,7 @@ def run(folder: Path, caps: list[str], steps: int) -> None:
     """Measure every cap and keep the figures."""
     rows = []
     for cap in caps:
-        row: dict[str, object] = {"cap": cap}
+        row: dict[str, Any] = {"cap": cap}
         for source in ("page cache", "disk"):
             command = [sys.executable, __file__, "work", str(folder), "--cap", cap]
             command += ["--steps", str(steps), *(["--disk"] if source == "disk" else [])]

@@ -7,25 +7,23 @@ python benchmarks/package.py runs/base
 
 from dsv4.train.recipe import Recipe, Stability, Stage, Text
 
-M = 10**6
-
 RECIPE = Recipe(
     name="nano",
     model="nano",
     text=(Text(folder="data"),),
     stages=(
-        Stage(attention="dense", tokens=9 * M, seq_len=256, batch_tokens=4096),
-        Stage(attention="dense", tokens=5 * M, seq_len=1024, batch_tokens=8192),
-        Stage(attention="indexer", tokens=M, seq_len=1024, batch_tokens=4096, lr=3e-3),
-        Stage(attention="sparse", tokens=5 * M, seq_len=1024, batch_tokens=8192),
-        Stage(attention="sparse", tokens=2 * M, seq_len=4096, batch_tokens=8192),
+        Stage(attention="dense", tokens=8_500_000, seq_len=256, batch_tokens=4096),
+        Stage(attention="dense", tokens=4_500_000, seq_len=1024, batch_tokens=8192),
+        Stage(attention="indexer", tokens=1_000_000, seq_len=1024, batch_tokens=4096, lr=3e-3),
+        Stage(attention="sparse", tokens=4_200_000, seq_len=1024, batch_tokens=8192),
+        Stage(attention="sparse", tokens=1_800_000, seq_len=4096, batch_tokens=8192),
     ),
     lr=1e-2,
     warmup=100,
     decay=0.5,
     precision="bfloat16",
     micro_tokens=4096,
-    evaluate_every=250,
+    evaluate_every=500,
     evaluate_tokens=1 << 13,
     save_every=100,
     keep=3,

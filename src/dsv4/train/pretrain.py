@@ -43,6 +43,7 @@ from dsv4.train.whole import WHOLE, Whole
 
 CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
 NOTICE = "\nfinishing this step; Ctrl-C again stops at once\n"
+SHARED_NOTICE = "\nfinishing this step in all processes, and saving\n"
 
 
 class Run:
@@ -125,8 +126,10 @@ class Run:
         if chief:
             self.progress = progress if isinstance(progress, Progress) else Lines(progress)
         sinks = Sinks(recipe.sinks if chief else (), self.out, recipe, say=self.progress.note)
+        shared = self.whole is not WHOLE
+        notice = (SHARED_NOTICE if shared else NOTICE) if chief else ""
         try:
-            with interruptible(NOTICE, ENDING, patient=self.whole is not WHOLE) as asked:
+            with interruptible(notice, ENDING, patient=shared) as asked:
                 while not self.plan.ended(self.position):
                     begun, how = time.perf_counter(), self.plan.step(self.position)
                     row = self.train_step()

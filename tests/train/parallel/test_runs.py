@@ -169,6 +169,62 @@ def test_a_damaged_state_is_passed_over_in_all_processes(make_recipe, tmp_path):
     assert first == second and not list(tmp_path.glob("run/**/.*.saving"))
 
 
+# ---- spikes ---------------------------------------------------------------------------------
+
+SOON = {"window": 4, "patience": 1, "margin": 1, "delay": 2, "anticipate": 3, "threshold": 20}
+
+
+def spiked(number, recipe, out, texts):
+    return {text: spiked_on(processes.mesh_of(text), recipe, out / text, text) for text in texts}
+
+
+def spiked_on(mesh, recipe, out, text="1"):
+    """A run whose rate is absurd at step 9, until it has gone back once; what it knows at its end,
+    and what it said."""
+    out.mkdir(parents=True, exist_ok=True)
+    run, said = gone_on(dataclasses.replace(recipe, mesh=text), out, mesh), []
+    lr = run.plan.lr
+    run.plan.lr = lambda at: 3.0 if at.step == 8 and not run.history.rollbacks else lr(at)
+    seen, step = [], run.trainer.step
+
+    def stepping(batch, how, experts):
+        seen.append((how.number, experts))
+        return step(batch, how, experts)
+
+    run.trainer.step = stepping
+    assert run.train(said.append)
+    if mesh is not WHOLE:
+        mesh.settle(run.trainer.model)
+    history = dataclasses.replace(run.history, seconds=0)
+    return history, run.detector.state_dict(), run.ahead.state_dict(), seen, said
+
+
+def test_a_spike_is_undone_alike_in_all_processes(make_recipe, tmp_path):
+    """Seen, gone back from and routed ahead in both as in one; with the choices of the whole batch
+    that were made ahead in each."""
+    recipe, texts = make_recipe(steps=16, save_every=3, stability=SOON), ["dp=2 ep=2", "cp=2"]
+    told = processes.run(2, spiked, recipe, tmp_path, texts)
+    whole = spiked_on(WHOLE, recipe, tmp_path / "1")
+    steps = [number for number, _ in whole[3]]
+    assert whole[0].rollbacks == 1 and steps == [*range(10), *range(6, 16)]
+    theirs = rows_of(tmp_path / "1")
+    for text in texts:
+        first, second = (each[text] for each in told)
+        assert first[:2] == second[:2] and first[0] == whole[0]
+        for one in (first, second):
+            assert [number for number, _ in one[3]] == steps
+            assert [seen is None for _, seen in one[3]] == [seen is None for _, seen in whole[3]]
+            for (_, ours), (_, others) in zip(one[3], first[3], strict=True):
+                for piece, other in zip(ours or [], others or [], strict=True):
+                    assert all(map(torch.equal, piece, other)) and len(piece) == len(other)
+        assert not second[4] and any("a spike above" in line for line in first[4])
+        ours = rows_of(tmp_path / text)
+        for name in ("step", "event", "from", "anticipate_until", "anticipated"):
+            assert [row.get(name) for row in ours] == [row.get(name) for row in theirs]
+        for one, other in zip(ours[:6], theirs[:6], strict=True):
+            assert abs(one["loss"] - other["loss"]) < 2e-3 * other["loss"]
+
+
 # ---- torchrun -----------------------------------------------------------------------------
 
 RECIPE = """
@@ -184,9 +240,15 @@ def torchrun(count, *words, **extra):
     return subprocess.Popen([*command, *map(str, words)], env=environment, **extra)
 
 
-def steps_of(file):
-    rows = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(row)["step"] for row in rows]
+def rows_of(out):
+    """The rows of a run's metrics that are written whole."""
+    file = out / METRICS_FILE
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def steps_of(out):
+    return [row["step"] for row in rows_of(out)]
 
 
 def workers(parent):
@@ -200,11 +262,11 @@ def test_a_lost_process_is_replaced_and_the_run_comes_to_its_end(make_recipe, tm
     recipe = make_recipe(steps=12, save_every=2, evaluate_every=100, lr=1e-3, mesh="dp=4 ep=2")
     file, out = tmp_path / "recipe.py", tmp_path / "run"
     file.write_text(RECIPE.format(values=recipe.to_dict()))
-    metrics, patience = out / METRICS_FILE, time.monotonic() + 240
+    patience = time.monotonic() + 240
     with (tmp_path / "said").open("wb") as stream:
         started = torchrun(4, file, "--out", out, stdout=stream, stderr=stream)
         try:
-            while not any(step >= 5 for step in steps_of(metrics)):
+            while not any(step >= 5 for step in steps_of(out)):
                 assert started.poll() is None and time.monotonic() < patience
                 time.sleep(0.05)
             os.kill(workers(started.pid)[2], signal.SIGKILL)
@@ -213,16 +275,44 @@ def test_a_lost_process_is_replaced_and_the_run_comes_to_its_end(make_recipe, tm
             started.terminate()
     said = (tmp_path / "said").read_text()
     assert started.returncode == 0, said[-6000:]
-    assert steps_of(metrics) == list(range(1, 13))
+    assert steps_of(out) == list(range(1, 13))
     assert said.count("wrote ") == 1
     whole = gone_on(recipe, tmp_path / "whole", WHOLE)
     expected = trained(whole, 12)
-    rows = [json.loads(row)["loss"] for row in metrics.read_text().splitlines()]
+    rows = [row["loss"] for row in rows_of(out)]
     for ours, theirs in zip(rows, expected, strict=True):
         assert abs(ours - theirs) < 2e-3 * theirs
     assert Checkpoints(out / CHECKPOINTS).steps()[-1] == 12
     weights = dsv4.load(out / "model").state_dict()
     assert weights.keys() == whole.model.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_asked_to_end_saves_and_the_run_goes_on(make_recipe, tmp_path):
+    recipe = make_recipe(steps=12, save_every=100, evaluate_every=100, mesh="dp=2")
+    file, out = tmp_path / "recipe.py", tmp_path / "run"
+    file.write_text(RECIPE.format(values=recipe.to_dict()))
+    patience = time.monotonic() + 240
+    with (tmp_path / "said").open("wb") as stream:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            done = steps_of(out)
+            more = ["--resume"] if done else []
+            started = torchrun(2, file, "--out", out, *more, stdout=stream, stderr=stream)
+            try:
+                while len(steps_of(out)) < len(done) + 2:
+                    assert started.poll() is None and time.monotonic() < patience
+                    time.sleep(0.02)
+                started.send_signal(number)
+                started.wait(timeout=120)
+            finally:
+                started.kill()
+            assert started.returncode != 0
+            assert Checkpoints(out / CHECKPOINTS).steps()[-1] == steps_of(out)[-1] < 12
+        ended = torchrun(2, file, "--out", out, "--resume", stdout=stream, stderr=stream)
+        assert ended.wait(timeout=240) == 0
+    assert steps_of(out) == list(range(1, 13))
+    said = (tmp_path / "said").read_text()
+    assert said.count("stopped after step ") == said.count("finishing this step") == 2
 
 
 @pytest.mark.parametrize("mesh, said", [("dp=3", "3 processes, 1 were started"), ("dp", "dp=2 ep")])

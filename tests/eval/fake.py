@@ -42,7 +42,7 @@ class Fake:
         said = text if number % 2 else str(number % 20)
         return Reply(said, "", (), "length" if number % 7 == 0 else "stop", 9, 3, 5)
 
-    def score_ids(self, context, continuation):
+    def score_ids(self, context, continuation, *, bos=True):
         number = self._number(context, continuation)
         time.sleep(self.pause)
         return Score(-float(number % 1000) / 10, number % 2 == 0, len(continuation))

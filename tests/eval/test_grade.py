@@ -310,6 +310,7 @@ def test_every_grader_is_tried():
         "greedy",
         "bits",
         "lm_eval",
+        "lm_eval_perplexity",
         "judged",
         "state",
         "inspect",

@@ -8,7 +8,7 @@ from server.running import serving
 
 from dsv4.eval.endpoint import UrlSubject
 from dsv4.eval.inprocess import EngineSubject
-from dsv4.eval.subject import Ask, SubjectError, TooLongError, read, score, split
+from dsv4.eval.subject import Ask, SubjectError, TooLongError, read, score, split, windows
 
 TOOL = {
     "type": "function",
@@ -52,6 +52,40 @@ def test_scores_are_the_models_own(exact, inside, outside, running, context, con
     assert here.logprob == pytest.approx(own.sum().item(), abs=1e-4)
     assert here.greedy == bool((log.argmax(-1) == torch.tensor(rest)).all())
     assert here.tokens == len(rest) > 0
+
+
+def test_a_text_that_is_longer_than_the_context(exact, inside, running, monkeypatch):
+    """BOS stands before the first window alone, and each token is predicted once."""
+    text = "The river runs along the old wall, and the mill stands there. " * 3
+    ids = inside.encode(text)
+    monkeypatch.setattr(type(running.engine), "context", 18)
+    there = UrlSubject(running.url)
+    assert there.context == inside.context == 18 < len(ids)
+    here = score(inside, "", text)
+    assert here == score(there, "", text) and here.tokens == len(ids)
+    there.close()
+    total = 0.0
+    with torch.inference_mode():
+        for before, rest in windows(ids, 16):
+            window = [*(before or [0]), *rest]
+            logits = running.engine.model(torch.tensor([window[:-1]]))[0].double()
+            log = logits.log_softmax(-1)[-len(rest) :]
+            total += log[torch.arange(len(rest)), torch.tensor(rest)].sum().item()
+    assert here.logprob == pytest.approx(total, abs=1e-3)
+    assert here.logprob != pytest.approx(score_whole(inside, running, ids), abs=1e-2)
+
+
+def score_whole(inside, running, ids):
+    with torch.inference_mode():
+        log = running.engine.model(torch.tensor([[0, *ids[:-1]]]))[0].double().log_softmax(-1)
+    return log[torch.arange(len(ids)), torch.tensor(ids)].sum().item()
+
+
+def test_the_beginning_of_all_has_no_score(inside, outside):
+    """A text that spells BOS begins with it: it is behind nothing."""
+    here = score(inside, "", "<｜begin▁of▁sentence｜>Hello there")
+    assert here == score(inside, "", "Hello there")
+    assert here.tokens == score(outside, "", "<｜begin▁of▁sentence｜>Hello there").tokens > 0
 
 
 def test_greedy_is_told(inside):

@@ -27,8 +27,12 @@ def ask(
     seed = seed_of(seed, (task.name, task.effort, sample.id))
     row |= {"grader": task.grader, "target": sample.target, "hash": sample.hash, "seed": seed}
     row |= {"rubric": task.rubric} if task.rubric else {}
-    warmth = task.temperature if temperature is None else temperature
-    first = Ask(sample.prompt, task.effort, LEAST, warmth, seed=seed, stop=task.stop)
+    own: dict[str, Any] = {"temperature": task.temperature, "stop": task.stop} | dict(
+        sample.settings
+    )
+    own |= {} if temperature is None else {"temperature": temperature}
+    most = own.pop("max_tokens", task.max_tokens)
+    first = Ask(sample.prompt, task.effort, LEAST, seed=seed, **own)
     try:
         if sample.pairs:
             return row | _scored(subject, sample)
@@ -36,7 +40,7 @@ def ask(
             return row | task.talk(subject, sample, first)
         if task.environment is not None:
             return row | _worked(task, subject, sample, first)
-        return row | _said(task, subject, replace(first, tools=sample.tools))
+        return row | _said(task, subject, replace(first, tools=sample.tools), most)
     except TooLongError as error:
         return row | {"failed": str(error)}
 
@@ -64,8 +68,7 @@ def _worked(task: Task, subject: Subject, sample: Sample, first: Ask) -> dict[st
         environment.close()
 
 
-def _said(task: Task, subject: Subject, asked: Ask) -> dict[str, Any]:
-    limit = task.max_tokens
+def _said(task: Task, subject: Subject, asked: Ask, limit: int | None) -> dict[str, Any]:
     if limit is None:
         window = min(window_of(task.effort), subject.context or window_of("max"))
         limit = window - subject.count(asked)
@@ -102,7 +105,8 @@ def graded(row: Mapping[str, Any]) -> dict[str, Any]:
             row.get("talk", ()),
         )
         verdict = verdict_of(row["grader"], row["target"], answer)
-    return dict(row) | {"grade": verdict.grade, "score": verdict.score, "reason": verdict.reason}
+    told = {"grade": verdict.grade, "score": verdict.score, "reason": verdict.reason}
+    return dict(row) | told | ({"values": list(verdict.values)} if verdict.values else {})
 
 
 def seed_of(seed: int, key: Key) -> int:

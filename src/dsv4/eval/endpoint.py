@@ -115,11 +115,13 @@ class UrlSubject:
         calls = [_call(call) for call in said.get("tool_calls") or ()]
         return Reply(text, reasoning, calls, _end(choice), *_usage(found))
 
-    def score_ids(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
+    def score_ids(
+        self, context: Sequence[int], continuation: Sequence[int], *, bos: bool = True
+    ) -> Score:
         """See `Subject`."""
-        bos = self._bos()
+        begin = self._bos() if bos else []
         ids = [*context, *continuation]
-        ids = ids if ids[:1] == bos else [*bos, *ids]
+        ids = ids if ids[:1] == begin else [*begin, *ids]
         body = {"prompt": ids, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0.0}
         arrays = _choice(self._post("/v1/completions", body)).get("logprobs") or {}
         own, tops = arrays.get("token_logprobs"), arrays.get("top_logprobs")
@@ -128,7 +130,7 @@ class UrlSubject:
                 f"{shown(self._url)} tells no log-probabilities of a prompt (echo with logprobs): "
                 "take a server that does, such as dsv4 or vLLM"
             )
-        first = len(ids) - len(continuation)
+        first = max(len(ids) - len(continuation), len(begin))
         return added([(own[n], _likeliest(own[n], tops[n])) for n in range(first, len(ids))])
 
     def close(self) -> None:

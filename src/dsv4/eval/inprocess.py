@@ -77,13 +77,16 @@ class EngineSubject:
             *_tokens(end.usage),
         )
 
-    def score_ids(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
+    def score_ids(
+        self, context: Sequence[int], continuation: Sequence[int], *, bos: bool = True
+    ) -> Score:
         """See `Subject`."""
-        ids = self._begun([*context, *continuation])
+        ids = [*context, *continuation]
+        ids = self._begun(ids) if bos else ids
         self._check(ids, 1)
         heard = _Prompt()
         self._run(Job(ids, Sampling(0.0, max_tokens=1), logprobs=1, prompt_logprobs=True), heard)
-        said = heard.prompt[len(ids) - len(continuation) :]
+        said = heard.prompt[max(len(ids) - len(continuation), 1) :]
         return added([(token.logprob, token.top[0][0] == token.id) for token in said])
 
     def close(self) -> None:

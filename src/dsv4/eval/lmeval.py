@@ -1,101 +1,76 @@
 """lm-eval's task definitions over our subjects, and our subjects as a model of lm-eval's.
 
 A document becomes one sample: its likelihoods, or its one generation. lm-eval's own filters and
-`process_results` grade it, so the score is lm-eval's; a reply that was cut is told, not zeroed.
+`process_results` grade it, and its aggregations make the scores (`lmgrade`), so that they are
+lm-eval's; a reply that was cut is told, not zeroed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
-from itertools import groupby
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from dsv4.eval.grade.answer import Answer, Verdict, decided, share
+from dsv4.eval.lmgrade import TaskError, instances_of, loaded, readings
 from dsv4.eval.subject import Ask, Subject, score
 from dsv4.eval.task import Sample, Task
 
-MAIN = ("exact_match", "acc", "em", "f1", "pass@1", "acc_norm")  # of several metrics, the first
 MOST_TOKENS = 256  # lm-eval's own, where a task names none
-_loaded: dict[str, Any] = {}
+FEW_SHOT_SEED = 1234  # lm-eval's own
+TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+KNOWN = ("until", "do_sample", "temperature", "top_p", *TOKENS)
+NEUTRAL = (None, False, 0, 1, -1)  # of settings that subjects do not have
+ROLLING = "loglikelihood_rolling"
+CODE = "HF_ALLOW_CODE_EVAL"  # what the library that runs programs itself asks for
 
 
-class TaskError(ValueError):
-    """A task that lm-eval does not have, cannot load, or that asks for what subjects cannot do."""
-
-
-def task_of(name: str, parts: Sequence[str], row: Task, include: str | None = None) -> Task:
-    """One task of all lm-eval tasks and groups in `parts`, under `name`; `row` says the rest.
+def task_of(name: str, parts: Sequence[str], row: Task | None, include: str | None = None) -> Task:
+    """One task of all lm-eval tasks and groups in `parts`, under `name`; `row` is that of a table.
 
     `include`: a folder of more definitions. Raises TaskError.
     """
-    found: dict[str, Any] = {}
     try:
-        manager = TaskManager(include_path=include)
-        found = {task.config.task: task for task in manager.load(list(parts))["tasks"].values()}
+        found = _load(list(parts), include)
+        tasks: dict[str, Any] = dict(found["tasks"])
+        for task in tasks.values():
+            _allow(task)
+            task.set_fewshot_seed(seed=FEW_SHOT_SEED)
+        kinds = {kind for task in tasks.values() for kind in _kinds(task)}
+    except TaskError:
+        raise
     except Exception as error:  # anything, from a missing name to a hub that is not reached
         line = " ".join(str(error).split())[:200]
         raise TaskError(f"lm-eval cannot load {', '.join(parts)} ({line})") from error
-    _loaded.update(found)
-    kinds = {task.OUTPUT_TYPE for task in found.values()}
-    if kinds - {"loglikelihood", "multiple_choice", "generate_until"}:
-        raise TaskError(f"{name} asks for {', '.join(kinds)}: only texts and likelihoods are known")
-    settings = {str(_settings(task)) for task in found.values() if _generates(task)}
-    if len(settings) > 1:
-        raise TaskError(f"{name} has tasks that generate in different ways: run them one by one")
-    stop, most, temperature = next(
-        (_settings(task) for task in found.values() if _generates(task)), ((), MOST_TOKENS, 0.0)
-    )
+    if ROLLING in kinds and len(kinds) > 1:
+        raise TaskError(f"{name} has {', '.join(sorted(kinds))} at once: run its tasks one by one")
+    loaded.update(tasks)
+    sums = found["groups"][parts[0]].aggregate_metric_list if parts[0] in found["groups"] else None
+    chosen = _chosen(row, sums[0] if sums and len(parts) == 1 else None)
 
     def samples(seed: int) -> Iterator[Sample]:
-        for part, task in found.items():
-            yield from _samples(part, task, row.metric)
+        for part, task in tasks.items():
+            yield from _samples(part, task, chosen)
 
-    shots = max((task.config.num_fewshot or 0 for task in found.values()), default=0)
+    weighted = not sums or len(parts) > 1 or sums[0].weight_by_size
     return Task(
         name,
-        row.title,
+        parts[0] if row is None else row.title,
         samples,
-        "lm_eval",
-        row.metric,
-        shots,
+        "lm_eval_perplexity" if ROLLING in kinds else "lm_eval",
+        "lm-eval's" if row is None else row.metric,
+        max((task.config.num_fewshot or 0 for task in tasks.values()), default=0),
         None,  # lm-eval does not say what chance scores
-        max_tokens=most,
-        temperature=temperature,
-        stop=stop,
-        published=row.published,
+        max_tokens=MOST_TOKENS,
+        temperature=0.0,
+        published={} if row is None else row.published,
+        readings=partial(readings, weighted, "" if row is None else row.metric),
     )
-
-
-def grade(target: Mapping[str, Any], answer: Answer) -> Verdict:
-    """What lm-eval makes of a document's results."""
-    task = _loaded.get(target["task"])
-    if task is None:
-        raise TaskError(f"{target['task']} is not loaded: grade it with the suite that made it")
-    instances = [copy(one) for one in _instances(task)[target["doc"]]]
-    results: list[Any] = [answer.text]
-    if answer.scores:
-        results = [(one.logprob, one.greedy) for one in answer.scores]
-    for instance, result in zip(instances, results, strict=True):
-        instance.resps, instance.filtered_resps = [result], {}
-    for one in task._filters:
-        one.apply(instances)
-    key = next(iter(instances[0].filtered_resps))
-    metrics = task.process_results(
-        instances[0].doc, [instance.filtered_resps[key] for instance in instances]
-    )
-    names = (target["metric"].lower(), *MAIN, *metrics)
-    main = next(one for one in names if one in metrics)
-    value = metrics[main]
-    reason = ", ".join(f"{name} {v:g}" for name, v in metrics.items() if isinstance(v, int | float))
-    verdict = share(float(value), reason) if 0 <= value <= 1 else decided(False, reason)
-    if answer.finish_reason == "length":
-        return Verdict("cut", verdict.score, f"cut, and graded as it is: {reason}")
-    return verdict
 
 
 class SubjectLM(LM):
@@ -112,7 +87,7 @@ class SubjectLM(LM):
             return [(one.logprob, one.greedy) for one in found]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """See `LM`: of whole texts that fit into the context."""
+        """See `LM`."""
         with ThreadPoolExecutor(self._concurrency) as threads:
             found = threads.map(lambda one: score(self._subject, "", one.args[0]), requests)
             return [one.logprob for one in found]
@@ -121,50 +96,90 @@ class SubjectLM(LM):
         """See `LM`."""
 
         def said(one: Any) -> str:
-            stop, most, temperature = _kwargs(one.args[1])
-            asked = Ask(one.args[0], "none", most, temperature, stop=stop)
-            return self._subject.generate(asked).text
+            return self._subject.generate(Ask(one.args[0], "none", **_settings(one.args[1]))).text
 
         with ThreadPoolExecutor(self._concurrency) as threads:
             return list(threads.map(said, requests))
 
 
-def _instances(task: Any) -> dict[int, list[Any]]:
-    """The requests of each document, in lm-eval's order; built once."""
-    known: dict[int, list[Any]] | None = getattr(task, "_of_documents", None)
-    if known is None:
-        task.build_all_requests(limit=None, rank=0, world_size=1)
-        ordered = sorted(task.instances, key=lambda one: (one.doc_id, one.idx))
-        known = {n: list(group) for n, group in groupby(ordered, key=lambda one: one.doc_id)}
-        task._of_documents = known
-    return known
+def _load(parts: list[str], include: str | None) -> Any:
+    """lm-eval's tasks and groups; a folder's own are found without its index of thousands."""
+    if include is not None:
+        with suppress(Exception):  # what these lack is found, or told, below
+            return TaskManager(include_path=include, include_defaults=False).load(parts)
+    return _manager(include).load(parts)
 
 
-def _samples(name: str, task: Any, metric: str) -> Iterator[Sample]:
-    for number, instances in _instances(task).items():
-        target = {"task": name, "doc": number, "metric": metric}
-        if _generates(task):
-            yield Sample(f"{name}/{number}", target, instances[0].args[0])
+@cache
+def _manager(include: str | None) -> Any:
+    return TaskManager(include_path=include)
+
+
+def _allow(task: Any) -> None:
+    """Raises TaskError for what subjects cannot do, or what nobody has allowed."""
+    name = task.config.task
+    if getattr(task, "MULTIMODAL", False):
+        raise TaskError(f"{name} shows pictures or sounds: only texts are known")
+    if getattr(task, "UNSAFE_CODE", False) and os.environ.get(CODE) != "1":
+        raise TaskError(
+            f"{name} runs what the model wrote, without bounds: {CODE}=1 allows it (humaneval and "
+            "mbpp of our own run it in a sandbox)"
+        )
+    if task.config.repeats > 1:
+        raise TaskError(
+            f"{name} asks for {task.config.repeats} replies to a question: one is asked"
+        )
+
+
+def _kinds(task: Any) -> set[str]:
+    """Kinds of its requests. Raises TaskError for those that are unknown, or for two at once."""
+    name, known = task.config.task, {"loglikelihood", "generate_until", ROLLING}
+    for instances in instances_of(task).values():
+        kinds = {one.request_type for one in instances}
+        if len(kinds) > 1 or kinds - known or (len(instances) > 1 and kinds != {"loglikelihood"}):
+            raise TaskError(
+                f"{name} asks for {len(instances)} times {', '.join(sorted(kinds))} at once: only "
+                "a reply, a text or likelihoods of a document are known"
+            )
+        if "generate_until" in kinds:
+            _settings(instances[0].args[1])
+        return kinds
+    return set()
+
+
+def _chosen(row: Task | None, sums: Any) -> dict[str, str]:
+    """The metric and the filter that come first, where a table or a group names them."""
+    out = {"metric": row.metric if row is not None else sums.metric if sums is not None else ""}
+    if sums is not None and sums.filter_list:
+        out["filter"] = sums.filter_list[0]
+    return out
+
+
+def _samples(name: str, task: Any, chosen: Mapping[str, str]) -> Iterator[Sample]:
+    for number, instances in instances_of(task).items():
+        target = {"task": name, "doc": number, **chosen}
+        first, label = instances[0], f"{name}/{number}"
+        if first.request_type == "generate_until":
+            yield Sample(label, target, first.args[0], settings=_settings(first.args[1]))
+        elif first.request_type == ROLLING:
+            yield Sample(label, target, pairs=[("", first.args[0])])
         else:
-            pairs = [(one.args[0], one.args[1]) for one in instances]
-            yield Sample(f"{name}/{number}", target, pairs=pairs)
+            yield Sample(label, target, pairs=[(one.args[0], one.args[1]) for one in instances])
 
 
-def _generates(task: Any) -> bool:
-    return bool(task.OUTPUT_TYPE == "generate_until")
-
-
-def _settings(task: Any) -> tuple[tuple[str, ...], int, float]:
-    if not _generates(task):
-        return (), MOST_TOKENS, 0.0
-    (first, *_) = next(iter(_instances(task).values()))
-    return _kwargs(first.args[1])
-
-
-def _kwargs(given: Mapping[str, Any]) -> tuple[tuple[str, ...], int, float]:
-    """Stop strings, tokens, temperature."""
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """How a request is generated, as fields of `Ask`. Raises TaskError."""
+    if other := [f"{k}={v}" for k, v in given.items() if k not in KNOWN and v not in NEUTRAL]:
+        raise TaskError(f"a task generates with {', '.join(other)}: subjects have no such setting")
     until = given.get("until") or ()
-    stop = (until,) if isinstance(until, str) else tuple(until)
-    most = int(given.get("max_gen_toks", given.get("max_new_tokens", MOST_TOKENS)))
-    sampled = given.get("do_sample", False)
-    return stop, most, float(given.get("temperature", 1.0)) if sampled else 0.0
+    until = (until,) if isinstance(until, str) else until
+    most = next((int(given[key]) for key in TOKENS if given.get(key) is not None), MOST_TOKENS)
+    warmth = given.get("temperature")
+    sampled = given.get("do_sample")
+    sampled = bool(warmth) if sampled is None else sampled
+    return {
+        "max_tokens": most,
+        "temperature": float(1.0 if warmth is None else warmth) if sampled else 0.0,
+        "top_p": float(given.get("top_p") or 1.0) if sampled else 1.0,
+        "stop": tuple(one for one in until if one),
+    }

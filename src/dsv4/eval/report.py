@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ import numpy as np
 from dsv4.atomic import replacing
 from dsv4.cost.price import MILLION, Prices
 from dsv4.eval.log import Key
-from dsv4.eval.task import Task
+from dsv4.eval.task import Reading, Task, average
 
-RESAMPLED = 1_000
 SHARES = ("cut", "unparsed", "refused", "failed", "unjudged")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Of one task at one effort. `score`, `low` and `high` are scaled as tables have them; None
+    """Of one task at one effort; of several scores of the same replies each has a row, and says in
+    `reading` how they were read. `score`, `low` and `high` are scaled as tables have them; None
     where nothing was run, and `note` says why. Samples without a verdict of the judge are in
     `samples` and its shares, and in no score. `judge`: its model, the rubric's hash, and how many
     known replies it marks as it should. Of agents, `stopped` counts by what, and `steps` is the
@@ -53,6 +53,7 @@ class Row:
     stopped: Mapping[str, int] = field(default_factory=dict)
     steps: float | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    reading: str = ""
 
 
 def rows_of(
@@ -63,7 +64,7 @@ def rows_of(
     prices: Prices,
     notes: Mapping[str, str],
 ) -> list[Row]:
-    """One for each task; the order of the log is nothing."""
+    """One for each task, or for each reading of one; the order of the log is nothing."""
     out = []
     for task in tasks:
         mine = sorted(
@@ -74,23 +75,37 @@ def rows_of(
             ),
             key=lambda row: row["sample"],
         )
-        out.append(_row(task, mine, seed, prices, notes.get(task.name, "")))
+        for reading in _readings(task, mine):
+            out.append(_row(task, reading, mine, seed, prices, notes.get(task.name, "")))
     return out
 
 
+def _readings(task: Task, mine: Sequence[Mapping[str, Any]]) -> list[Reading]:
+    """A task's own scores of its rows, or the mean of theirs."""
+    mine = [row for row in mine if "left_out" not in row]
+    if task.readings is not None and (found := task.readings(mine)):
+        return found
+    counted = [row["score"] for row in mine if row["score"] is not None]
+    return [Reading("", task.metric, counted, scale=task.scale)]
+
+
 def _row(
-    task: Task, mine: Sequence[Mapping[str, Any]], seed: int, prices: Prices, note: str
+    task: Task,
+    reading: Reading,
+    mine: Sequence[Mapping[str, Any]],
+    seed: int,
+    prices: Prices,
+    note: str,
 ) -> Row:
     left = Counter(row["left_out"] for row in mine if "left_out" in row)
     mine = [row for row in mine if "left_out" not in row]
-    counted = [row["score"] for row in mine if row["score"] is not None]
-    scores = np.array(counted, dtype=np.float64) * task.scale
+    counted = len(reading.items)
     tokens = {
         kind: sum(row.get(f"{kind}_tokens", 0) for row in mine)
         for kind in ("prompt", "cached", "completion")
     }
     hashes = hashlib.sha256("".join(row["hash"] for row in mine).encode()).hexdigest()[:12]
-    low, high = interval(scores)
+    low, high = interval(reading.items, reading.total, reading.draws)
     tokens["judge"] = sum(_judges(row) for row in mine)
     steps = [row["steps"] for row in mine if "steps" in row]
     if len(mine) and not counted:
@@ -100,26 +115,27 @@ def _row(
         note = "all were left out"
     return Row(
         task.name,
-        task.title,
-        task.metric,
+        f"{task.title}, {reading.name}" if reading.name else task.title,
+        reading.metric,
         task.shots,
         task.effort,
         len(mine),
-        float(scores.mean()) if counted else None,
-        low,
-        high,
+        reading.total(reading.items) * reading.scale if counted else None,
+        None if low is None else low * reading.scale,
+        None if high is None else high * reading.scale,
         None if task.chance is None else task.chance * task.scale,
         _shares(mine),
         tokens,
         _price(tokens, prices),
         hashes if len(mine) else "",
         seed,
-        dict(task.published),
+        dict(task.published) if reading.published else {},
         "" if counted else note,
         _judge(mine),
         dict(sorted(Counter(row["stopped"] for row in mine if "stopped" in row).items())),
         sum(steps) / len(steps) if steps else None,
         dict(sorted(left.items())),
+        reading.name,
     )
 
 
@@ -153,13 +169,22 @@ def _judges(row: Mapping[str, Any]) -> int:
     return int(found.get("prompt_tokens", 0) + found.get("completion_tokens", 0))
 
 
-def interval(scores: Any) -> tuple[float | None, float | None]:
-    """Of the mean of some scores; None where there are none."""
-    if not len(scores):
+def interval(
+    items: Sequence[Any],
+    total: Callable[[Sequence[Any]], float] = average,
+    draws: int = Reading.draws,
+) -> tuple[float | None, float | None]:
+    """Of what `total` makes of some items, by default of their mean; None where there are none."""
+    if not len(items):
         return None, None
     rng = np.random.default_rng(0)
-    means = [scores[rng.integers(len(scores), size=len(scores))].mean() for _ in range(RESAMPLED)]
-    low, high = np.quantile(means, (0.025, 0.975))
+    drawn = (rng.integers(len(items), size=len(items)) for _ in range(draws))
+    if total is average:
+        numbers = np.array(items, dtype=np.float64)
+        totals = [numbers[places].mean() for places in drawn]
+    else:
+        totals = [total([items[place] for place in places]) for places in drawn]
+    low, high = np.quantile(totals, (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -8,12 +8,13 @@ a chat is one JSON body for both, so that both say, and score, the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from dsv4.protocol.stream import StreamParser
 
+BESIDE = 2  # tokens of the context that a scored text leaves: BOS, and the one that is made
 LOWEST = -9999.0  # what an API writes for a token that cannot come: JSON has no infinity
 Encode = Callable[[str], list[int]]
 
@@ -117,8 +118,11 @@ class Subject(Protocol):
         """The reply. Raises TooLongError, SubjectError."""
         ...
 
-    def score_ids(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
-        """Of ids behind BOS and the context's. Raises TooLongError, SubjectError."""
+    def score_ids(
+        self, context: Sequence[int], continuation: Sequence[int], *, bos: bool = True
+    ) -> Score:
+        """Of ids behind BOS (which is put before them unless they begin with it, or `bos` is
+        False) and the context's. BOS itself has no score. Raises TooLongError, SubjectError."""
         ...
 
     def close(self) -> None:
@@ -127,8 +131,27 @@ class Subject(Protocol):
 
 
 def score(subject: Subject, context: str, continuation: str) -> Score:
-    """Of a text behind another. Raises as `score_ids`."""
-    return subject.score_ids(*split(subject.encode, context, continuation))
+    """Of a text behind another; one that stands alone may be longer than the subject's context,
+    and is then scored in `windows`. Raises as `score_ids`."""
+    before, ids = split(subject.encode, context, continuation)
+    size = len(ids) if subject.context is None else subject.context - BESIDE
+    if before or len(ids) <= size:
+        return subject.score_ids(before, ids)
+    parts = [subject.score_ids(*pair, bos=not pair[0]) for pair in windows(ids, size)]
+    return Score(
+        sum(part.logprob for part in parts),
+        all(part.greedy for part in parts),
+        sum(part.tokens for part in parts),
+    )
+
+
+def windows(ids: Sequence[int], size: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """(context, continuation) of a text's ids, each of them once: `size` behind BOS, then as many
+    behind the id before them; the last with so much context that its window is as long."""
+    yield ids[:0], ids[:size]
+    for start in range(size, len(ids), size):
+        end = min(start + size, len(ids))
+        yield ids[end - size - 1 : start], ids[start:end]
 
 
 def split(encode: Encode, context: str, continuation: str) -> tuple[list[int], list[int]]:

@@ -127,7 +127,7 @@ def _lm_eval(name: str, parts: Sequence[str], row: Task | None, include: str | N
         from dsv4.eval.lmeval import task_of
     except ImportError as error:
         raise ValueError(f"{name} needs lm-eval ({error}): pip install 'dsv4[lm-eval]'") from error
-    return task_of(name, parts, row or Task(name, parts[0], lambda seed: (), "lm_eval"), include)
+    return task_of(name, parts, row, include)
 
 
 def _inspect(source: str, row: Task, **arguments: Any) -> Task:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from dsv4.eval.agent.environment import Environment
 from dsv4.eval.agent.loop import Limits
 from dsv4.eval.subject import Ask, Subject
@@ -20,7 +22,7 @@ class Sample:
     """One question. `prompt` is said to the subject; where there are `pairs` (context,
     continuation) those are scored instead. `target` is what the grader compares with, `setup` what
     an agent's environment begins with: JSON. `left_out` says why it is not asked: such a sample is
-    counted as that."""
+    counted as that. `settings`: fields of `Ask` that are not the task's."""
 
     id: str
     target: Any
@@ -29,6 +31,7 @@ class Sample:
     tools: Sequence[Mapping[str, Any]] = ()
     setup: Any = None
     left_out: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -36,6 +39,27 @@ class Sample:
         return hash_of(
             [self.prompt, self.pairs, self.tools, *([] if self.setup is None else [self.setup])]
         )
+
+
+def average(items: Sequence[Any]) -> float:
+    """The mean of numbers."""
+    return float(np.mean(items))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One score of a task's replies, where there may be several: `total` of the `items`, one for
+    each sample that counts. `name`: how the replies were read. `scale`: what tables multiply it
+    with. `draws`: resampled totals of its interval; `published`: whether it is the one that the
+    published columns stand beside."""
+
+    name: str
+    metric: str
+    items: Sequence[Any]
+    total: Callable[[Sequence[Any]], float] = average
+    scale: float = 100.0
+    draws: int = 1_000
+    published: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,7 +70,8 @@ class Task:
     characters. `scale`: what the mean of scores is multiplied with in tables. `rubric`: that by
     which a judge marks, in the grader's place. `environment`: where an agent works, within
     `limits`; `max_tokens` are then those of each reply. `talk` asks in its own way, and gives the
-    part of the row that tells of it."""
+    part of the row that tells of it. `readings`: the scores of graded rows, where they are not the
+    mean of theirs; the first is the task's own."""
 
     name: str
     title: str
@@ -66,6 +91,7 @@ class Task:
     rubric: str = ""
     environment: Callable[[Sample], Environment] | None = None
     limits: Limits = field(default_factory=Limits)
+    readings: Callable[[Sequence[Mapping[str, Any]]], list[Reading]] | None = None
     published: Mapping[str, float | None] = field(default_factory=dict)
 
     def at(self, effort: str) -> Task:

@@ -31,7 +31,7 @@ from dsv4.eval.grade.answer import Answer, Grade, Verdict
 
 
 def _lm_eval(target: Any, answer: Answer) -> Verdict:
-    from dsv4.eval.lmeval import grade  # an extra, and slow to import
+    from dsv4.eval.lmgrade import grade  # an extra, and slow to import
 
     return grade(target, answer)
 
@@ -42,8 +42,12 @@ def _inspect(target: Any, answer: Answer) -> Verdict:
     return grade(target, answer)
 
 
-LESS_IS_BETTER = ("bits",)  # where a sample that failed is worth no number
-OTHERS = ("lm_eval", "inspect")  # who decide themselves what a reply that was cut is worth
+LESS_IS_BETTER = ("bits", "lm_eval_perplexity")  # where a sample that failed is worth no number
+OTHERS = (
+    "lm_eval",
+    "lm_eval_perplexity",
+    "inspect",
+)  # who decide themselves what a reply that was cut is worth
 GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "letter": choice.letter,
     "boxed": boxed.boxed,
@@ -62,6 +66,7 @@ GRADERS: dict[str, Callable[[Any, Answer], Verdict]] = {
     "bits": scored.bits,
     "judged": judged.judged,
     "lm_eval": _lm_eval,
+    "lm_eval_perplexity": _lm_eval,
     "inspect": _inspect,
 }
 

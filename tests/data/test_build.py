@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from dsv4.data.augment import NOTHING
-from dsv4.data.build import Input, build, own_text
+from dsv4.data.build import Input, build, one_in, own_text, thinned
 from dsv4.data.errors import DataError
 from dsv4.data.mixture import Mixture
 from dsv4.data.prepared import open_sources
@@ -47,6 +47,23 @@ def test_the_tokenizer_stays_when_sources_come(make):
     assert second["one"]["train"].header == first.header
     with pytest.raises(ValueError, match="another model's tokenizer"):
         make("one", vocab_size=340)
+
+
+def test_a_part_of_a_source_is_one_document_in_so_many(documents, tokenizer_file, tmp_path):
+    shutil.copy(tokenizer_file, tmp_path)
+    reads = []
+    whole = Input("one", lambda: reads.append(1) or iter(documents), "one", "one: by hand")
+    options = {"vocab_size": 360, "context": 1024, "augment": NOTHING}
+    part = thinned(whole, 8)
+    assert list(part.documents()) == documents[::8] == list(part.documents()) and len(reads) == 1
+    assert one_in(tmp_path) == 0
+    made = build([part], tmp_path, **options)["one"]
+    assert one_in(tmp_path) == 8
+    assert sum(file.header.documents for file in made.values()) == len(documents[::8])
+    build([whole], tmp_path, **options)
+    assert one_in(tmp_path) == 1
+    build([thinned(whole, 1 << 10)], tmp_path, **options)
+    assert one_in(tmp_path) == 1 << 10
 
 
 def test_a_source_that_is_repeated_weighs_more(documents, tmp_path):

@@ -54,7 +54,7 @@ def test_recipes_are_checked_against_their_model(make_recipe):
     ratios = {"compress_ratios": [0, 0, 0]}
     with pytest.raises(ValueError, match="no layer with an indexer"):
         make_recipe(stages=[{"attention": "indexer"}], config=ratios).check()
-    with pytest.raises(ValueError, match="model = 'nanoo': must be flash"):
+    with pytest.raises(ValueError, match=r"model = 'nanoo': must be flash.*: did you mean nano"):
         make_recipe(model="nanoo").check()
     assert make_recipe(seq_len=7).untrained() == [8] and not make_recipe(seq_len=8).untrained()
     with pytest.raises(ValueError, match="belong together"):
@@ -75,6 +75,9 @@ def test_words_change_a_recipe():
     assert Recipe.from_dict(found.to_dict()) == found
     found = override(found, ["text=a/b,c", "text.weight=2", "text.1.epochs=3", "text.0.weight=1"])
     assert found.text == (Text(folder="a/b", weight=1.0), Text(folder="c", weight=2.0, epochs=3.0))
+    assert override(found, ["text=none", "sinks=none"]) == dataclasses.replace(
+        found, text=(), sinks=()
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,12 +85,22 @@ def test_words_change_a_recipe():
     [
         ("lr", "'lr': must be key=value"),
         ("lrr=1", "lrr: there is no such setting: did you mean lr?"),
-        ("stability.windw=1", "did you mean window?"),
-        ("stages.0.token=1", "did you mean tokens?"),
+        ("stability.windw=1", "did you mean stability.window?"),
+        ("stages.0.token=1", "did you mean stages.0.tokens?"),
+        ("stages.token=1", "did you mean stages.tokens?"),
+        ("seq_len=512", "did you mean stages.seq_len?"),
+        ("batch-tokens=512", "did you mean stages.batch_tokens?"),
+        ("hiden_size=1", "did you mean config.hidden_size?"),
+        ("Window=1", "did you mean stability.window?"),
+        ("tokenz=1", "did you mean tokens?"),
+        ("steps=500", "did you mean tokens?"),
+        ("batch=500", "did you mean stages.batch_tokens?"),
+        ("preset=pro", "did you mean model?"),
+        ("xyzzy=1", "xyzzy: there is no such setting"),
         ("stages.9.tokens=1", "the recipe has 4 of them, counted from 0"),
         ("stages=1", "name one of its settings"),
         ("stability=1", "name one of its settings: stability.on_bad_batch"),
-        ("text.0.weight=1", "the recipe has 0 of them"),
+        ("text.0.weight=1", "text.0.weight: the recipe has none of them: give the whole"),
         ("config.hiden_size=1", "did you mean config.hidden_size?"),
         ("lr.x=1", "lr holds nothing named x"),
         ("lr=fast", "lr = 'fast': must be a number"),
@@ -95,7 +108,14 @@ def test_words_change_a_recipe():
         ("seed=1.5", "seed = '1.5': must be a whole number"),
         ("seed=1e400", "seed = '1e400': must be a whole number"),
         ("recompute=perhaps", "recompute = 'perhaps': must be true or false"),
-        ("tokens=", "tokens = '': must be a whole number"),
+        ("tokens=", "tokens has no value: write one behind tokens="),
+        ("stages.0.tokens=", "stages.0.tokens has no value"),
+        *((f"{key}= ", f"{key} has no value") for key in ("text", "name", "sinks", "config.x")),
+        ("stages.0.tokens=many", "stages.0.tokens = 'many': must be a whole number"),
+        ("stages.0.tokens=0", "stages.0.tokens = 0: must be a whole number, 1 to"),
+        ("stages.batch-tokens=-1", "stages.batch-tokens = -1: must be a whole number, 1 to"),
+        ("stability.window=-1", "stability.window = -1: must be a whole number, 0 to"),
+        ("stages.3.attention=sparce", "stages.3.attention = 'sparce': must be dense or indexer or"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(word, what):
@@ -145,5 +165,8 @@ def test_a_recipe_of_ones_own(tmp_path, monkeypatch):
         recipes.find(str(file))
     with pytest.raises(FileNotFoundError, match=r"there is no recipe .*other.py: nano, flash"):
         recipes.find(str(tmp_path / "other.py"))
-    with pytest.raises(ValueError, match=r"there is no recipe 'nan0'.*did you mean nano?"):
+    for word, meant in (("mien.py", "mine.py"), ("nano.py", "nano"), ("flash.pyy.py", "flash")):
+        with pytest.raises(FileNotFoundError, match=rf"NAME.py: did you mean {meant}\?$"):
+            recipes.find(word)
+    with pytest.raises(ValueError, match=r"there is no recipe 'nan0'.*did you mean nano\?"):
         recipes.find("nan0")

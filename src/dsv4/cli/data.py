@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsv4.cli.errors import INTERRUPTED, Command, Commands
-from dsv4.cli.streams import note, say
+from dsv4.cli.streams import Counting, note, say
 from dsv4.files import size_text
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 data = typer.Typer(cls=Commands, rich_markup_mode=None)
 VOCAB, CONTEXT = 8192, 1 << 20
 OWN, RELEASED = "text", "deepseek"
-EVERY = 5  # seconds between lines of progress
 
 
 @data.callback(invoke_without_command=True)
@@ -100,7 +98,7 @@ def build_data(
             augment=augment,
             workers=workers or os.cpu_count() or 1,
             say=note,
-            progress=_Progress(),
+            progress=Counting(note),
         )
     except KeyboardInterrupt:
         note(f"dsv4: interrupted; what stands is in {out}: the same command goes on")
@@ -192,16 +190,3 @@ def _table(files: dict[str, dict[str, TokenFile]]) -> None:
             row = total
         each = row[3] / max(1, row[1] + row[2])
         say(f"{name:15} {row[0]:10,} {row[1]:12,} {row[2]:9,} {each:11.2f}")
-
-
-class _Progress:
-    """A line every few seconds."""
-
-    def __init__(self) -> None:
-        self.last = self.begun = time.monotonic()
-
-    def __call__(self, name: str, documents: int, tokens: int) -> None:
-        now = time.monotonic()
-        if now - self.last > EVERY:
-            self.last = now
-            note(f"{name}: {documents:,} documents, {tokens:,} tokens, {now - self.begun:.0f} s")

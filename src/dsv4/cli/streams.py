@@ -9,11 +9,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from dsv4.files import parse_json
 
+EVERY = 5  # seconds between lines of progress
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -75,6 +78,23 @@ def say(line: str) -> None:
 def note(line: str) -> None:
     """A line on stderr: what is not the result."""
     write(line + "\n", sys.stderr)
+
+
+class Counting:
+    """Documents and tokens that are made of a source, in a line every few seconds."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.last = self.begun = time.monotonic()
+
+    def __call__(self, name: str, documents: int, tokens: int) -> None:
+        """So many are made."""
+        now = time.monotonic()
+        if now - self.last > EVERY:
+            self.last = now
+            self.say(
+                f"{name}: {documents:,} documents, {tokens:,} tokens, {now - self.begun:.0f} s"
+            )
 
 
 def read_text(source: str) -> str:

@@ -18,7 +18,8 @@ from dsv4.cli.options import Threads, exclude, set_threads
 from dsv4.cli.runs import check_folder, check_writable, export, prepare, print_plan
 from dsv4.cli.streams import note, say
 from dsv4.interrupt import ending, exit_code
-from dsv4.recipes import NAMES, find, is_recipe
+from dsv4.recipes import NAMES, check_folder_meant, find, is_recipe
+from dsv4.train import override as settings
 from dsv4.train.override import override
 from dsv4.train.recipe import Recipe, Stage, Text
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from dsv4.train.whole import Whole
 
 MINUTES, BATCH, SEQ_LEN = 30.0, 8, 256
-FLAGS = {"preset": "model", "config": "model", "steps": "tokens", "batch": "stages.batch_tokens"}
-FLAGS |= {"seq_len": "stages.seq_len", "lr": "lr", "seed": "seed"}  # and the settings they mean
+FLAGS = settings.FLAGS | {"config": "model", "seq_len": "stages.seq_len", "lr": "lr"}
+FLAGS |= {"seed": "seed"}  # and the settings they mean
 
 
 def train(
@@ -85,6 +86,7 @@ def train(
     else:
         if out is not None:
             raise ValueError(f"--out belongs to a recipe's run: {what} is the folder already")
+        check_folder_meant(what)
         folder, recipe = Path(what), _by_flags(Path(what).name, given)
         if steps is None:
             minutes = MINUTES if minutes is None else minutes
@@ -151,6 +153,7 @@ def _prepared(
 ) -> Run:
     from dsv4.train.dial import timed
     from dsv4.train.pretrain import Run
+    from dsv4.train.schedule import Plan
 
     state: dict[str, Any] | None = None
     if resume:
@@ -160,15 +163,16 @@ def _prepared(
         note(f"note: no row closes a block of {ratio}: what compresses those keeps its weights")
     begun = "the same command begins again"
     with telling(lambda: begun if state is None else f"{saved.folder} is kept: {begun}"):
-        if whole.chief and not recipe.text:
-            prepare(out / "data", recipe.model_config)
-        whole.any(False)  # the others wait for it
-        texts = recipe.text or (Text(folder=str(prepare(out / "data", recipe.model_config))),)
         started = time.perf_counter()
         if recipe.minutes is not None and state is None and measured is None:
             recipe = timed(recipe, recipe.minutes)
             say(f"{recipe.minutes:g} minutes are about {recipe.tokens:,} tokens here")
         spent = (measured or 0.0) + time.perf_counter() - started
+        texts = recipe.text or (Text(folder=str(out / "data")),)
+        if whole.chief and not recipe.text:
+            planned = Plan(recipe).tokens if recipe.minutes is not None else None
+            prepare(out / "data", recipe.model_config, planned if state is None else 0)
+        whole.any(False)  # the others wait for it
         return Run(
             recipe,
             out,
@@ -227,6 +231,13 @@ def _by_minutes(minutes: float | None, words: list[str], given: dict[str, Any]) 
     from dsv4.train.dial import dialled
 
     if minutes is None:
+        if recipes := [word for word in words if is_recipe(word)]:
+            rest = " ".join(word for word in words if word != recipes[0])
+            raise ValueError(f"the recipe comes first: dsv4 train {recipes[0]} {rest}")
+        if given:
+            flag, value = next(iter(given.items()))
+            word = f"--{flag.replace('_', '-')} {value}"
+            raise ValueError(f"{word} needs a folder to train into: dsv4 train FOLDER {word}")
         raise ValueError("name a recipe or a folder, or give --minutes; see dsv4 train --help")
     seed = given.pop("seed", 0)
     _refuse(given)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from dsv4.atomic import replacing
@@ -18,7 +18,7 @@ from dsv4.data import bpe
 from dsv4.data.augment import Augment
 from dsv4.data.document import Document
 from dsv4.data.errors import DataError
-from dsv4.data.prepared import MIXTURE_FILE, read_limits, write_mixture
+from dsv4.data.prepared import MIXTURE_FILE, open_sources, read_limits, write_mixture
 from dsv4.data.readers import OnBad, read
 from dsv4.data.sources.fetch import Fetched
 from dsv4.data.tokenise import tokenise
@@ -26,6 +26,7 @@ from dsv4.data.tokens import TokenFile
 from dsv4.tokenizer import Tokenizer
 
 NOTICE_FILE = "NOTICE"
+ONE_IN = ", one document in "
 Say = Callable[[str], None]
 
 
@@ -58,6 +59,28 @@ def input_of(fetched: Fetched) -> Input:
     )
 
 
+def thinned(one: Input, every: int) -> Input:
+    """One document in so many of an input. They are read once, and kept in memory."""
+    kept: list[Document] = []
+
+    def documents() -> Iterator[Document]:
+        if not kept:
+            kept.extend(islice(one.documents(), 0, None, every))
+        return iter(kept)
+
+    return replace(one, documents=documents, identity=f"{one.identity}{ONE_IN}{every}")
+
+
+def one_in(folder: Path) -> int:
+    """One in how many documents the data in a folder was made of; 0 where it is not whole."""
+    try:
+        made = [source.file.header.made for source in open_sources(folder, verify=False)]
+        parts = [str(own["source"]).rpartition(ONE_IN) for own in made]
+        return max(int(every) if thin else 1 for _, thin, every in parts)
+    except (DataError, KeyError, ValueError):
+        return 0
+
+
 def own_text(
     name: str, files: Sequence[Path], *, field: str = "text", on_bad: OnBad | None = None
 ) -> Input:
@@ -79,12 +102,13 @@ def build(
     vocab_size: int,
     context: int,
     augment: Augment,
+    letters: int = bpe.SAMPLE,
     workers: int = 1,
     say: Say = lambda line: None,
     progress: Callable[[str, int, int], None] = lambda name, documents, tokens: None,
 ) -> dict[str, dict[str, TokenFile]]:
     """Prepare the inputs in `folder`; the token files of each. A tokenizer.json that is there is
-    used as it is, else one of `vocab_size` is trained.
+    used as it is, else one of `vocab_size` is trained on at most so many `letters`.
 
     Raises: CorpusError, DataError, WriteError; what stands is gone on with.
     """
@@ -96,7 +120,8 @@ def build(
     if not tokenizer.is_file():
         say(f"training a tokenizer of {vocab_size:,} ids")
         every = chain.from_iterable(one.documents() for one in inputs)
-        bpe.save_bpe(bpe.train_bpe(bpe.sample(every), vocab_size), folder, context)
+        sample = bpe.sample(every, letters)
+        bpe.save_bpe(bpe.train_bpe(sample, vocab_size), folder, context)
     Tokenizer.load(tokenizer).check_fits(vocab_size)
     made = {}
     for one in inputs:

@@ -7,15 +7,31 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from dsv4.train.override import nearest
+from dsv4.config.presets import PRESETS
+from dsv4.train.ranges import close, nearest
 from dsv4.train.recipe import Recipe
 
 NAMES = ("nano", "flash", "pro")
+ALIKE = 0.75  # from here on a word is taken for a name that was mistyped
 
 
 def is_recipe(word: str) -> bool:
     """Whether a word names a recipe: one of NAMES, or a file NAME.py."""
     return word in NAMES or word.endswith(".py")
+
+
+def check_folder_meant(word: str) -> None:
+    """Raises ValueError where the name of a folder that is not there seems to mean a recipe."""
+    if Path(word).exists():
+        return
+    made = f"(for a new folder of that name: mkdir {word})"
+    if word in PRESETS:
+        raise ValueError(f"{word} is a preset, no recipe: dsv4 train FOLDER --preset {word} {made}")
+    beside = f"{word}.py" if Path(f"{word}.py").is_file() else None
+    if meant := beside or close(word, NAMES, ALIKE):
+        raise ValueError(
+            f"there is neither a recipe nor a folder {word}: did you mean {meant}? {made}"
+        )
 
 
 def find(word: str) -> Recipe:
@@ -37,7 +53,11 @@ def find(word: str) -> Recipe:
 
 def _run(file: Path) -> ModuleType:
     if not file.is_file():
-        raise FileNotFoundError(f"there is no recipe {file}: {', '.join(NAMES)}, or a file NAME.py")
+        beside = [str(other) for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        near = nearest(str(file), [*NAMES, *beside])
+        raise FileNotFoundError(
+            f"there is no recipe {file}: {', '.join(NAMES)}, or a file NAME.py{near}"
+        )
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

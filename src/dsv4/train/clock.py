@@ -30,6 +30,7 @@ class Clock:
         self.seconds = seconds
         self.begun = time.perf_counter() - spent
         self.evaluation: float | None = None  # seconds of the last one
+        self._told = 0.0
         self._steps: deque[tuple[float, float]] = deque()  # seconds, operations
 
     @property
@@ -43,6 +44,13 @@ class Clock:
         enough = RECENT * self.seconds
         while sum(each for each, _ in self._steps) - self._steps[0][0] > enough:
             self._steps.popleft()
+
+    def says(self) -> bool:
+        """Whether a change is to be told of: not in each step, but in each tenth of the time."""
+        due = self.spent >= self._told
+        if due:
+            self._told = self.spent + self.seconds / 10
+        return due
 
     def factor(self, work: float, evaluations: int, evaluation_work: float) -> float:
         """What to stretch the operations to go by, so that the end is in time; 1 where it is."""

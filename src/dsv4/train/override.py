@@ -8,7 +8,6 @@ several, with commas) is all the text.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
@@ -16,9 +15,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsv4.config import Config
-from dsv4.train.recipe import Recipe, Text
+from dsv4.train.ranges import close, nearest
+from dsv4.train.recipe import Recipe, Stability, Stage, Text
 
 NOTHING = ("none", "null")
+FLAGS = {"preset": "model", "steps": "tokens", "batch": "stages.batch_tokens"}  # of dsv4 train
 SWITCH = {"true": True, "yes": True, "on": True, "1": True}
 SWITCH |= {"false": False, "no": False, "off": False, "0": False}
 
@@ -29,8 +30,22 @@ def override(recipe: Recipe, words: Iterable[str]) -> Recipe:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{word!r}: must be key=value, such as lr=1e-3")
-        recipe = _put(recipe, key.split("."), value, key)
+        if not value.strip():
+            raise ValueError(f"{key} has no value: write one behind {key}=")
+        recipe = _named(recipe, key, value)
     return recipe
+
+
+def _named(recipe: Recipe, key: str, value: str) -> Recipe:
+    """The recipe with a value put in; what is wrong with it is said of the whole key."""
+    path = key.split(".")
+    try:
+        return _put(recipe, path, value, key)
+    except ValueError as error:
+        said, name = str(error), path[-1].replace("-", "_")
+        if said.startswith(f"{name} = "):
+            raise ValueError(f"{key}{said.removeprefix(name)}") from None
+        raise
 
 
 def _put(own: Any, path: list[str], text: str, key: str) -> Any:
@@ -38,10 +53,11 @@ def _put(own: Any, path: list[str], text: str, key: str) -> Any:
     name, rest = path[0].replace("-", "_"), path[1:]
     kinds = typing.get_type_hints(type(own))
     if name not in kinds:
-        raise ValueError(f"{key}: there is no such setting{nearest(name, kinds)}")
+        raise ValueError(f"{key}: there is no such setting{_meant(name, own, key)}")
     value, kind = getattr(own, name), kinds[name]
     if name == "text" and not rest:
-        changed: Any = tuple(Text(folder=folder) for folder in text.split(",") if folder)
+        folders = [] if text.lower() in NOTHING else [one for one in text.split(",") if one]
+        changed: Any = tuple(Text(folder=folder) for folder in folders)
     elif isinstance(value, Mapping):
         changed = {**value, **_field(rest, text, key)}
     elif isinstance(value, tuple) and dataclasses.is_dataclass(typing.get_args(kind)[0]):
@@ -61,6 +77,8 @@ def _put(own: Any, path: list[str], text: str, key: str) -> Any:
 def _put_each(values: tuple[Any, ...], path: list[str], text: str, key: str) -> tuple[Any, ...]:
     """Values with one changed that a number names, or all of them."""
     last = len(values) - 1
+    if path and not values:
+        raise ValueError(f"{key}: the recipe has none of them: give the whole, such as text=FOLDER")
     if path and path[0].isdigit():
         number, path = int(path[0]), path[1:]
         if number > last:
@@ -107,6 +125,8 @@ def _value(text: str, kind: Any, name: str) -> Any:
         except ValueError:
             raise ValueError(f"{name} = {text!r}: must be a number") from None
     if typing.get_origin(kind) is tuple:
+        if text.lower() in NOTHING:
+            return ()
         return tuple(each for each in text.split(",") if each)
     return text
 
@@ -125,7 +145,17 @@ def _whole(text: str, name: str) -> int:
     raise ValueError(f"{name} = {text!r}: must be a whole number")
 
 
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`: did you mean lr?`, or nothing where nothing is near."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f": did you mean {prefix}{found[0]}?" if found else ""
+def _meant(name: str, own: Any, key: str) -> str:
+    """`: did you mean stages.tokens?`: a setting beside the unknown one, or further inside."""
+    before = key.rpartition(".")[0] if "." in key and not isinstance(own, Recipe) else ""
+    known = {each.name: each.name for each in dataclasses.fields(own)}
+    if isinstance(own, Recipe):
+        inside = {"config": Config, "text": Text, "stability": Stability, "stages": Stage}
+        further = {
+            each.name: f"{part}.{each.name}"
+            for part, kind in inside.items()
+            for each in dataclasses.fields(kind)
+        }
+        known = further | FLAGS | known
+    found = close(name, known)
+    return f": did you mean {before}{'.' * bool(before)}{known[found]}?" if found else ""

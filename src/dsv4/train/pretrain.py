@@ -234,10 +234,11 @@ class Run:
             return
         self._planned(changed)
         self.ahead.load_state_dict(self.ahead.state_dict() | {"experts": []}, at)
-        self.progress.note(
-            f"step {self.step}: {changed.tokens:,} tokens are what fits into "
-            f"{self.recipe.minutes:g} minutes, not {plan.tokens:,}"
-        )
+        if clock.says():
+            self.progress.note(
+                f"step {self.step}: {changed.tokens:,} tokens are what fits into "
+                f"{self.recipe.minutes:g} minutes, not {plan.tokens:,}"
+            )
 
     def _planned(self, plan: Plan) -> None:
         self.recipe, self.plan = plan.recipe, plan

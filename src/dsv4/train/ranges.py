@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 WHOLE = {  # smallest and largest of each whole number
@@ -79,3 +81,16 @@ def _check_number(name: str, value: Any, low: float, high: float, closed: bool) 
     if not real or not low <= value <= high or (value == low and not closed):
         above = f"from {low}" if closed else f"above {low}"
         raise ValueError(f"{name} = {value!r}: must be a number {above} to {high:,}")
+
+
+def close(word: str, known: Iterable[str], least: float = 0.5) -> str | None:
+    """The one of the `known` that is most like a word, if one is."""
+    by_case = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(word.lower(), list(by_case), n=1, cutoff=least)
+    return by_case[found[0]] if found else None
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`: did you mean lr?`, or nothing where nothing is near."""
+    found = close(word, known)
+    return f": did you mean {prefix}{found}?" if found else ""

@@ -15,7 +15,7 @@ from typing import Any, Self
 from dsv4.config import Config, ConfigError, LayerKind
 from dsv4.config.presets import PRESETS
 from dsv4.train.parallel.sizes import Sizes
-from dsv4.train.ranges import check_fields
+from dsv4.train.ranges import check_fields, nearest
 
 FREE = ("name", "sinks", "keep", "mesh")  # what may differ when a run goes on
 
@@ -127,8 +127,8 @@ class Recipe:
         """The model's config. Raises ConfigError, FileNotFoundError."""
         known = self.model in PRESETS
         if not known and not Path(self.model).exists():
-            names = ", ".join(PRESETS)
-            raise ConfigError(f"model = {self.model!r}: must be {names}, or a config.json")
+            names, near = ", ".join(PRESETS), nearest(self.model, PRESETS)
+            raise ConfigError(f"model = {self.model!r}: must be {names}, or a config.json{near}")
         base = Config.from_preset(self.model) if known else Config.load(self.model)
         return base.replace(**self.config)
 

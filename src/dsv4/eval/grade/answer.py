@@ -57,3 +57,10 @@ def share(score: float, reason: str) -> Verdict:
 def unparsed(reason: str) -> Verdict:
     """No answer of the form that was asked for."""
     return Verdict("unparsed", 0.0, reason)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a name stands twice."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)

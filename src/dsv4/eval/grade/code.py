@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from textwrap import dedent
 from typing import Any
 
 from dsv4.eval.grade.answer import Answer, Verdict, decided, unparsed
@@ -18,7 +19,8 @@ CLOSED = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 def python(target: Mapping[str, Any], answer: Answer) -> Verdict:
     """`target`: `tests` to run behind the program; `before` stands before what is gone on with
     (`continues`: the answer goes on with it, else it is a whole program); `seconds`."""
-    program = (_continuation if target.get("continues") else _program)(answer.text)
+    text = answer.text.replace("\r\n", "\n")
+    program = (_continuation if target.get("continues") else _program)(text)
     if not program.strip():
         return unparsed("no program, or several: one block of code is asked for")
     source = f"{target.get('before', '')}{program}\n"
@@ -28,9 +30,9 @@ def python(target: Mapping[str, Any], answer: Answer) -> Verdict:
 
 def _program(text: str) -> str:
     """The one block of Python, or the whole text where it has no fence."""
-    found = _blocks(text)
+    found = {dedent(block) for block in _blocks(text)}
     if len(found) == 1:
-        return found[0]
+        return found.pop()
     return "" if found or CLOSED.search(text) else text
 
 

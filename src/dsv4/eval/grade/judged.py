@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from dsv4.eval.grade.answer import Answer, Grade, Verdict, unparsed
+from dsv4.eval.grade.answer import Answer, Grade, Verdict, once, unparsed
 from dsv4.eval.task import hash_of
 
 REASON = 600  # characters
@@ -77,7 +77,7 @@ def judged(target: Any, answer: Answer) -> Verdict:
     if match := FENCE.fullmatch(text.strip()):
         text = match[1]
     try:
-        said = json.loads(text, object_pairs_hook=_once)
+        said = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError):
         said = None
     if (
@@ -100,9 +100,3 @@ def rubrics() -> dict[str, Rubric]:
 
 def _unjudged(reason: str) -> Verdict:
     return Verdict("unjudged", None, reason)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a name stands twice")
-    return dict(pairs)

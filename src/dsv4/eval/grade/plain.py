@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from dsv4.eval.grade.answer import Answer, Verdict, decided, unparsed
@@ -11,7 +12,9 @@ from dsv4.eval.grade.answer import Answer, Verdict, decided, unparsed
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 DECLINES = re.compile(
     r"\s*(?:I'm sorry|I am sorry|Sorry|I can(?:no|')t|I cannot|(?:I'm|I am) (?:not able|unable)|"
-    r"I (?:won't|will not)|I must decline|抱歉|对不起|我无法|我不能)",
+    r"I (?:won't|will not)|I must decline|I apologi[sz]e|Unfortunately,? I (?:can|am)|"
+    r"As an AI\b[^.\n]{0,60}\bI (?:can|am|do|must|will|won)|"
+    r"(?:很|非常|十分)?抱歉|对不起|不好意思|我无法|我不能|作为(?:一个)?(?:AI|人工智能)[^。\n]{0,30}(?:无法|不能))",
     re.IGNORECASE,
 )
 
@@ -40,14 +43,20 @@ def verbatim(target: str, answer: Answer) -> Verdict:
 
 
 def bare(text: str) -> str:
-    """What SQuAD's metrics compare."""
-    text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    """What SQuAD's metrics compare; punctuation is Unicode's, for “this” and 这。 too."""
+    text = "".join(letter for letter in text.lower() if not _is_mark(letter))
     return " ".join(ARTICLES.sub(" ", text).split())
 
 
+def _is_mark(letter: str) -> bool:
+    return letter in string.punctuation or unicodedata.category(letter).startswith("P")
+
+
 def _same(target: str | Sequence[str], answer: Answer, form: Callable[[str], str]) -> Verdict:
-    targets = [target] if isinstance(target, str) else list(target)
-    said = form(answer.text)
+    """Letters that are composed in two ways are the same, whoever wrote them."""
+    given = [target] if isinstance(target, str) else list(target)
+    targets = [unicodedata.normalize("NFC", one) for one in given]
+    said = form(unicodedata.normalize("NFC", answer.text))
     if not said:
         return unparsed("the answer is empty")
     if declines(answer.text) and said not in map(form, targets):

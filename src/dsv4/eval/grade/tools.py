@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsv4.eval.grade.answer import Answer, Verdict, decided, unparsed
+from dsv4.eval.grade.answer import Answer, Verdict, decided, once, unparsed
 
 
 def calls(target: Sequence[Mapping[str, Any]], answer: Answer) -> Verdict:
@@ -18,8 +18,8 @@ def calls(target: Sequence[Mapping[str, Any]], answer: Answer) -> Verdict:
     said = []
     for call in answer.calls:
         try:
-            arguments = json.loads(call["arguments"])
-        except ValueError:
+            arguments = json.loads(call["arguments"], object_pairs_hook=once)
+        except (ValueError, RecursionError):
             return unparsed(f"the arguments of {call['name']} are no JSON")
         said.append({"name": call["name"], "arguments": arguments})
     right = [{"name": one["name"], "arguments": one["arguments"]} for one in target]

@@ -38,11 +38,10 @@ def export_command(
     saved = Checkpoints(run / CHECKPOINTS)
     if not saved.steps():
         raise FileNotFoundError(f"{run} holds no state of a run: name the folder of one")
-    state = saved.newest(lambda line: note(f"note: {line}"))
+    state, tensors = saved.newest_model(lambda line: note(f"note: {line}"))
     recipe = Recipe.from_dict(state["recipe"])
     config = Config.from_dict(state["config"])
-    held = state["model"]
-    path = export(run, recipe, held if isinstance(held, dict) else held.model(), out, config)
+    path = export(run, recipe, tensors, out, config)
     say(f"wrote {path}, the state after step {state['position']['step']}")
 
 

@@ -11,13 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from dsv4.atomic import discard, write_error
-from dsv4.train.state import TrainingError, load_state, save_state
+from dsv4.train.state import RemovedError, TrainingError, load_state, save_state
 from dsv4.train.step import Trainer
 
 NAME = re.compile(r"step-(\d{10})(\.pt)?")
+TRIES = 5  # to read a state that a run at work removes
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -74,15 +78,38 @@ class Checkpoints:
 
     def newest(self, say: Callable[[str], None]) -> dict[str, Any]:
         """The newest state that is whole. Raises TrainingError if there is none."""
+        return self._tried(lambda: self._newest(say), say)
+
+    def newest_model(self, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The same, and its model's tensors, while a run at work may remove states. Raises
+        TrainingError."""
+
+        def read() -> tuple[dict[str, Any], dict[str, Tensor]]:
+            state = self._newest(say)
+            held = state["model"]
+            return state, held if isinstance(held, dict) else held.model()
+
+        return self._tried(read, say)
+
+    def _newest(self, say: Callable[[str], None]) -> dict[str, Any]:
         if not self.steps():
             raise TrainingError(f"there is no state in {self.folder}: start without --resume")
-        steps = self.steps()
-        try:
-            return self._first(steps[::-1], say)
-        except TrainingError:
-            if self.steps() == steps:
-                raise
-            return self.newest(say)  # a run at work has written another, and removed these
+        return self._first(self.steps()[::-1], say)
+
+    def _tried(self, read: Callable[[], T], say: Callable[[str], None]) -> T:
+        """What is read, begun anew where a run at work removes it."""
+        removed: RemovedError | None = None
+        for _ in range(TRIES):
+            if removed is not None:
+                say(f"{removed}; taking the newest")
+            try:
+                return read()
+            except RemovedError as error:
+                removed = error
+        raise TrainingError(
+            f"{removed}, as {TRIES - 1} before it: the run saves faster than a state is read: "
+            "do it again when it has ended, or give it a larger keep"
+        )
 
     def before(self, step: int, say: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest regular state of at most `step`, else the oldest; None if there is none."""
@@ -105,6 +132,8 @@ class Checkpoints:
         for file in (file for step in steps for file in self.files(step) or [self._own(step)]):
             try:
                 state = load_state(file)
+            except RemovedError:
+                raise
             except TrainingError as error:
                 first = first or error
                 continue

@@ -60,6 +60,13 @@ class TrainingError(ValueError):
     """Training cannot go on: the message says why, and what is saved."""
 
 
+class RemovedError(TrainingError):
+    """A state that a run at work removed, or wrote anew, while it was read."""
+
+    def __init__(self, file: Path):
+        super().__init__(f"{file} was removed or written anew while it was read")
+
+
 def save_state(file: Path, state: dict[str, Any]) -> None:
     """Write the fields of FIELDS. Raises WriteError; then the file is what it was."""
     with replacing(file) as stream:
@@ -75,10 +82,12 @@ def save_state(file: Path, state: dict[str, Any]) -> None:
 
 def load_state(file: Path) -> dict[str, Any]:
     """A state, whole; the tensors of a folder (train/parallel/saved.py) are not read yet. Raises:
-    TrainingError if it is damaged, or no state."""
+    TrainingError if it is damaged, or no state; RemovedError if it is gone."""
     try:
         state = _read(file)
     except Exception as error:  # readers raise whatever damaged bytes make of them
+        if not file.exists():
+            raise RemovedError(file) from error
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrainingError(
             f"{file} is damaged or no state of a run ({reason}): put a copy in its place, or train "
@@ -148,8 +157,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _read_folder(folder: Path) -> dict[str, Any]:
     from dsv4.train.parallel import saved
 
-    saved.check(folder)
-    shards = saved.Shards(folder)
+    shards = saved.Shards(folder, saved.check(folder))
     return {**saved.read_plain(folder), "model": shards, "optimizers": shards}
 
 

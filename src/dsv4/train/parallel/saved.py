@@ -8,6 +8,7 @@ they are of one process's model ("model/NAME", "moments/NAME/momentum"), whateve
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
 import zlib
@@ -20,12 +21,14 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dsv4.atomic import discard, replacing
 from dsv4.train.checkpoints import Checkpoints
 from dsv4.train.parallel.mesh import Mesh
 from dsv4.train.parallel.shard import as_global, keep_own, whole_shape
+from dsv4.train.state import RemovedError, TrainingError
 from dsv4.train.step import Trainer
 from dsv4.train.whole import Whole
 
@@ -34,10 +37,10 @@ PIECE = 1 << 24  # bytes summed at a time
 
 
 class Shards:
-    """The tensors of a saved state, in its folder."""
+    """The tensors of a saved state, in its folder, whose files have these sums (`check`)."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, sums: bytes):
+        self.folder, self.sums = folder, sums
         metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
         self.kinds = {
             name: kind for name, kind in metadata.items() if isinstance(kind, TensorStorageMetadata)
@@ -49,13 +52,22 @@ class Shards:
         return {k.removeprefix(head): v.size for k, v in self.kinds.items() if k.startswith(head)}
 
     def model(self) -> dict[str, Tensor]:
-        """The model's tensors, whole, read by this process alone."""
+        """The model's tensors, whole, read by this process alone. Raises: RemovedError if another has
+        removed or replaced the state meanwhile, TrainingError if it cannot be read."""
         found: dict[str, Any] = {
             name: torch.empty(kind.size, dtype=kind.properties.dtype)
             for name, kind in self.kinds.items()
             if name.startswith("model/")
         }
-        _read(found, self.folder, None)
+        wrong: BaseException | None = None
+        try:
+            _read(found, self.folder, None)
+        except (Exception, CheckpointException) as error:  # whatever a missing file makes of it
+            wrong = error
+        if _sums(self.folder) != self.sums:  # some of it may be of another state
+            raise RemovedError(self.folder) from wrong
+        if wrong is not None:
+            raise TrainingError(f"{self.folder} cannot be read ({_reason(wrong)})") from wrong
         return {name.removeprefix("model/"): tensor for name, tensor in found.items()}
 
 
@@ -118,12 +130,17 @@ def _together(folder: Path, phase: Callable[[], None], mesh: Mesh) -> None:
     try:
         phase()
     except Exception as error:  # whatever a writer makes of a full disk
-        own = str(error).strip().partition("\n")[0] or type(error).__name__
+        own = _reason(error)
     told: list[str | None] = [None] * mesh.sizes.processes
     dist.all_gather_object(told, own, group=mesh.group)
     wrong = next((each for each in told if each is not None), None)
     if wrong is not None:
         raise OSError(f"{folder} was not written ({wrong}): free some disk, or name another folder")
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _tensors(
@@ -168,13 +185,15 @@ def read_plain(folder: Path) -> dict[str, Any]:
     return state
 
 
-def check(folder: Path) -> None:
-    """Raises ValueError unless every byte is as it was written. Under torchrun the processes share
-    the files out among them, and all get the same answer."""
+def check(folder: Path) -> bytes:
+    """What SUMS_FILE holds. Raises ValueError unless every byte is as it was written. Under
+    torchrun the processes share the files out among them, and all get the same answer."""
     mesh_size = dist.get_world_size() if dist.is_initialized() else 1
     number = dist.get_rank() if mesh_size > 1 else 0
+    held = b""
     try:
-        sums = json.loads((folder / SUMS_FILE).read_bytes())
+        held = (folder / SUMS_FILE).read_bytes()
+        sums = json.loads(held)
         wrong = [
             name
             for name in sorted(sums)[number::mesh_size]
@@ -190,6 +209,15 @@ def check(folder: Path) -> None:
     first = next((each for each in told if each is not None), None)
     if first is not None:
         raise ValueError(first)
+    return held
+
+
+def _sums(folder: Path) -> bytes | None:
+    """What SUMS_FILE holds, if it is there."""
+    try:
+        return (folder / SUMS_FILE).read_bytes()
+    except OSError:
+        return None
 
 
 @torch.no_grad()
@@ -222,9 +250,14 @@ def load(
 
 def _read(wanted: dict[str, Any], folder: Path, mesh: Mesh | None) -> None:
     """Fill tensors from a folder: this process's shards of them, or, without a mesh, whole ones."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as is meant
-        dcp.load(wanted, checkpoint_id=folder, no_dist=mesh is None)
+    heard = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of tracebacks: what is missing is said by who asks
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as meant
+            dcp.load(wanted, checkpoint_id=folder, no_dist=mesh is None)
+    finally:
+        logging.disable(heard)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -52,8 +52,8 @@ class Shards:
         return {k.removeprefix(head): v.size for k, v in self.kinds.items() if k.startswith(head)}
 
     def model(self) -> dict[str, Tensor]:
-        """The model's tensors, whole, read by this process alone. Raises: RemovedError if another has
-        removed or replaced the state meanwhile, TrainingError if it cannot be read."""
+        """The model's tensors, whole, read by this process alone. Raises: TrainingError if they
+        cannot be read, RemovedError if another has removed or replaced the state meanwhile."""
         found: dict[str, Any] = {
             name: torch.empty(kind.size, dtype=kind.properties.dtype)
             for name, kind in self.kinds.items()

@@ -92,6 +92,8 @@ def test_the_list_names_every_row():
     ("words", "message"),
     [
         (["--suite", "nothing"], "no task 'nothing'"),
+        (["--resume", "--regrade"], "one after the other"),
+        (["--plot", "nowhere/bars.png"], "there is no folder nowhere"),
         (["--effort", "huge"], "effort = 'huge'"),
         (["--data", "apex"], "TASK=FILE"),
         (["--model", "x"], "--model"),

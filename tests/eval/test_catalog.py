@@ -66,6 +66,20 @@ def test_names():
         suite_of(["hella"])
     with pytest.raises(ValueError, match="no such task is asked for"):
         suite_of(["copy"], data={"apex": __file__})
+    for wrong, near in (("copyy", "copy"), ("smokey", "smoke"), ("gpqa_dimond", "gpqa_diamond")):
+        with pytest.raises(ValueError, match=rf"choose from .*\b{near}\b"):
+            suite_of([wrong])
+    for name in ("lm-eval:", "inspect:"):
+        with pytest.raises(ValueError, match=f"{name}NAME"):
+            suite_of([name])
+
+
+@pytest.mark.parametrize("names", [["smoke", "copy"], ["copy", "smoke"]])
+def test_a_task_that_is_named_beside_the_smoke_suite_is_whole(names):
+    copies = [task for task in suite_of(names).tasks if task.name == "copy"]
+    (alone,) = suite_of(["copy"]).tasks
+    assert len(copies) == 1 and len(suite_of(names).tasks) == 7
+    assert list(copies[0].samples(0)) == list(alone.samples(0))
 
 
 def test_lm_eval_knows_the_names():

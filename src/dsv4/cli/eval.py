@@ -109,6 +109,10 @@ def evaluate(
         scores.show_rows()
         return
     resolve_effort(effort)
+    if resume and regrade:
+        raise ValueError("--regrade asks nobody and --resume goes on asking: one after the other")
+    if plot is not None and not plot.parent.is_dir():
+        raise ValueError(f"--plot {plot}: there is no folder {plot.parent}")
     loads = Loads(dtype, mode, max_resident, threads, revision)
     asked: dict[str, Any] = {"suites": suite, "limit": limit, "seed": seed, "effort": effort}
     asked |= {"temperature": temperature, "data": dict(_pair(one) for one in data or ())}

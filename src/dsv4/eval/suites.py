@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from dsv4.eval import catalog, generated
@@ -86,7 +87,9 @@ def suite_of(
     out, given = Suite(), dict(data or {})
     means = Means(given, hub, judged, None if tools is None else custom.environment_of(tools))
     made = {task.name: task for task in generated.tasks()}
-    for name in names:
+    for name in sorted(names, key=lambda one: one == "smoke"):  # a task that is named is whole
+        if name in (LM_EVAL, INSPECT):
+            raise ValueError(f"{name} is no task yet: name one behind it, {name}NAME")
         if name == "smoke":
             for word, count in SMOKE.items():
                 out.add(_few(made[word], count, effort or "none"))
@@ -166,8 +169,17 @@ def _add_named(out: Suite, name: str, effort: str, means: Means) -> None:
         row = Task(name, packaged.DIALOGUES[name], lambda seed: (), "inspect", "Pass@1")
         out.add(_inspect(name, row.at(effort), shuffle=False))
     else:
-        near = [one for one in known() if name.lower() in one] or list(SUITES)
-        raise ValueError(f"there is no task {name!r}: choose from {', '.join(near)}, … (--list)")
+        raise ValueError(
+            f"there is no task {name!r}: choose from {', '.join(_near(name))}, … (--list)"
+        )
+
+
+def _near(name: str) -> list[str]:
+    """Names that hold it, or else that are written much like it."""
+    word, names = name.lower(), known()
+    held = [one for one in names if word and word in one]
+    alike = get_close_matches(word, [*names, *(one.rpartition("/")[2] for one in names)], 5)
+    return held or list(dict.fromkeys(alike)) or list(SUITES)
 
 
 def _add_row(out: Suite, entry: catalog.Entry, effort: str, means: Means) -> None:

@@ -106,10 +106,13 @@ def test_spaces_that_end_a_context_go_to_the_continuation():
 
 
 @pytest.mark.parametrize("where", ["inside", "outside"])
-def test_a_prompt_that_is_too_long(request, inside, where):
+def test_a_prompt_that_is_too_long(request, running, where, monkeypatch):
     subject = request.getfixturevalue(where)
-    with pytest.raises(TooLongError, match="context"):
-        subject.generate(Ask("word " * inside.context, max_tokens=8))
+    monkeypatch.setattr(type(running.engine), "context", 64)
+    subject.generate(Ask("word " * 40, max_tokens=8))
+    for words, most in ((62, 8), (64, 1), (1_000, 8)):
+        with pytest.raises(TooLongError, match="context"):
+            subject.generate(Ask("word " * words, max_tokens=most))
 
 
 def test_reasoning_that_a_server_left_in_the_text():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,32 @@ def test_the_speed_is_measured_and_the_run_follows(make_recipe, tmp_path, recipe
     done = call("train", recipe_file(), "--minutes", "9", "--out", out, "--resume")
     assert done.exit_code == 0 and "was begun for 0.02 minutes, which it keeps" in done.stderr
     assert isinstance(make_recipe(), Recipe)
+
+
+def test_a_folder_that_cannot_be_written_any_more_loses_nothing(recipe_file, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    words = ["train", recipe_file(steps=4, save_every=2, keep=1), "--out", out]
+    unlink = Path.unlink
+
+    def refused(*args, **_):
+        raise PermissionError(13, "Permission denied")
+
+    def kept(path, **more):
+        return refused() if path.name == "step-0000000002.pt" else unlink(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", kept)
+        done = call(*words)
+    assert_refused(done, "step-0000000002.pt could not be removed (Permission denied)", "--resume")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert {"step-0000000002.pt", "step-0000000004.pt"} < {path.name for path in before}
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", refused)
+        done = call(*words, "--resume")
+    assert_refused(done, f"{out} cannot hold a run (Permission denied): name another folder")
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert "the state after step 4" in call("export", out, tmp_path / "model").output
+    assert call(*words, "--resume").exit_code == 0
 
 
 def test_two_runs_in_one_folder_are_refused(recipe_file, tmp_path):

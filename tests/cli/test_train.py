@@ -17,7 +17,7 @@ import dsv4
 from dsv4.atomic import WriteError
 from dsv4.cli import app, runs
 from dsv4.cli import train as cli_train
-from dsv4.data.build import one_in
+from dsv4.data.build import is_built, one_in
 from dsv4.data.prepared import open_sources
 from dsv4.data.sources import packages
 from dsv4.data.sources.questions import TASKS
@@ -87,6 +87,11 @@ def test_from_text_to_a_model_that_speaks(command, tmp_path):
     assert resumed.exit_code == 0 and "training the tokenizer" not in resumed.output
     other = command("--steps", "4", "--resume")
     assert other.exit_code == 2 and "other settings" in other.output
+    path = str(tmp_path / "run")
+    as_begun = CliRunner().invoke(app, ["train", path, "--resume"])
+    assert as_begun.exit_code == 0, as_begun.output
+    other = CliRunner().invoke(app, ["train", path, "--resume", "--preset", "nano"])
+    assert_refused(other, "head_dim was 32, is 128", " more: repeat them, or train into another")
 
 
 def test_minutes_prepare_no_more_text_than_they_read(command, tmp_path, monkeypatch):
@@ -101,12 +106,15 @@ def test_minutes_prepare_no_more_text_than_they_read(command, tmp_path, monkeypa
     data, config = tmp_path / "run/data", dsv4.Config.load(tmp_path / "config.json")
     assert one_in(data) == 4
     few = tokens_in(data)
-    assert command("--minutes", "0.01", "--resume").exit_code == 0
-    for needed, part in ((0, 4), (25_600, 4), (51_200, 2), (None, 1), (0, 1)):
+    for name in ("questions/train.tokens", "greetings/validation.index"):
+        whole = (data / name).read_bytes()
+        (data / name).write_bytes(whole[:-8])  # what is damaged is made again, the same
+        assert not is_built(data)
+        assert command("--minutes", "0.01", "--resume").exit_code == 0
+        assert (data / name).read_bytes() == whole and one_in(data) == 4
+    for needed, part in ((1, 4), (25_600, 4), (51_200, 2), (1, 2), (None, 1), (1, 1)):
         assert runs.prepare(data, config, needed) == data and one_in(data) == part
         assert tokens_in(data) == pytest.approx(few * 4 / part, rel=0.1)
-    (data / "questions/train.index").unlink()
-    assert one_in(data) == 0  # and it is made again
 
 
 def tokens_in(data):
@@ -131,7 +139,9 @@ def tokens_in(data):
 def test_what_cannot_be_trained_is_refused_before_anything_is_made(
     command, tmp_path, monkeypatch, words, what
 ):
-    monkeypatch.setattr("dsv4.cli.train.prepare", lambda *_: pytest.fail("the text was fetched"))
+    monkeypatch.setattr(
+        "dsv4.cli.train.prepare", lambda *_, **__: pytest.fail("the text was fetched")
+    )
     assert_refused(command(*words.split()), what)
     assert not (tmp_path / "run").exists()
 
@@ -215,7 +225,7 @@ def test_a_signal_finishes_the_step_and_resuming_goes_on(command, tmp_path, monk
             signal.raise_signal(number)
         return whole(run)
 
-    monkeypatch.setattr(cli_train, "prepare", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(cli_train, "prepare", lambda *_, **__: signal.raise_signal(number))
     done = command("--steps", "3")  # asked while its text is made: at once
     assert done.exit_code == 128 + number and "begins again" in done.stderr
     monkeypatch.setattr(cli_train, "prepare", text)

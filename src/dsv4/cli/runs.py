@@ -137,19 +137,24 @@ def check_writable(out: Path) -> None:
         raise OSError(f"{out} cannot hold a run ({error.strerror}): name another folder") from error
 
 
-def prepare(folder: Path, config: Config, tokens: int | None = None) -> Path:
+def prepare(
+    folder: Path, config: Config, tokens: int | None = None, *, going_on: bool = False
+) -> Path:
     """Tokenizer and token files of simple English in `folder`: all of it, or what is enough for a
-    run of so many tokens. Made unless they are there already.
+    run of so many tokens. Made unless they are there already; for a run that is going on, what is
+    missing of them.
 
     Raises: CorpusError, WriteError; what was interrupted goes on the next time.
     """
     from dsv4.data.augment import Augment
-    from dsv4.data.build import build, input_of, one_in, thinned
+    from dsv4.data.build import build, input_of, is_built, one_in, thinned
     from dsv4.data.sources import chosen
     from dsv4.data.sources.fetch import fetch
 
-    every = _one_in(tokens, config.vocab_size)
-    if 0 < one_in(folder) <= every:
+    every, held = _one_in(tokens, config.vocab_size), one_in(folder)
+    if held and (going_on or held < every):
+        every = held
+    if held == every and is_built(folder):
         return folder
     begun = time.monotonic()
     part = f"one in {every} of " if every > 1 else ""

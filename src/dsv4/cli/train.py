@@ -87,9 +87,13 @@ def train(
         if out is not None:
             raise ValueError(f"--out belongs to a recipe's run: {what} is the folder already")
         check_folder_meant(what)
-        folder, recipe = Path(what), _by_flags(Path(what).name, given)
-        if steps is None:
-            minutes = MINUTES if minutes is None else minutes
+        folder = Path(what)
+        if resume and not given and minutes is None:
+            recipe = _saved(folder)
+        else:
+            recipe = _by_flags(folder.name, given)
+            if steps is None:
+                minutes = MINUTES if minutes is None else minutes
     if minutes is not None:
         recipe = dataclasses.replace(recipe, minutes=minutes)
     recipe.check()
@@ -171,7 +175,7 @@ def _prepared(
         texts = recipe.text or (Text(folder=str(out / "data")),)
         if whole.chief and not recipe.text:
             planned = Plan(recipe).tokens if recipe.minutes is not None else None
-            prepare(out / "data", recipe.model_config, planned if state is None else 0)
+            prepare(out / "data", recipe.model_config, planned, going_on=state is not None)
         whole.any(False)  # the others wait for it
         return Run(
             recipe,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,11 +19,11 @@ from dsv4.data import bpe
 from dsv4.data.augment import Augment
 from dsv4.data.document import Document
 from dsv4.data.errors import DataError
-from dsv4.data.prepared import MIXTURE_FILE, open_sources, read_limits, write_mixture
+from dsv4.data.prepared import MIXTURE_FILE, read_limits, write_mixture
 from dsv4.data.readers import OnBad, read
 from dsv4.data.sources.fetch import Fetched
-from dsv4.data.tokenise import tokenise
-from dsv4.data.tokens import TokenFile
+from dsv4.data.tokenise import PARTS, tokenise
+from dsv4.data.tokens import TokenFile, read_index
 from dsv4.tokenizer import Tokenizer
 
 NOTICE_FILE = "NOTICE"
@@ -72,13 +73,34 @@ def thinned(one: Input, every: int) -> Input:
 
 
 def one_in(folder: Path) -> int:
-    """One in how many documents the data in a folder was made of; 0 where it is not whole."""
+    """One in how many documents the data in a folder was made of, as far as its files can be read;
+    0 where none can."""
+    found = 0
+    for name in _named(folder):
+        with suppress(DataError, KeyError, ValueError):
+            made = read_index(folder / name, "train")[0].made["source"]
+            _, thin, every = str(made).rpartition(ONE_IN)
+            found = max(found, int(every) if thin else 1)
+    return found
+
+
+def is_built(folder: Path) -> bool:
+    """Whether every file of a folder is there, of the length that its index says."""
+    names = _named(folder)
     try:
-        made = [source.file.header.made for source in open_sources(folder, verify=False)]
-        parts = [str(own["source"]).rpartition(ONE_IN) for own in made]
-        return max(int(every) if thin else 1 for _, thin, every in parts)
-    except (DataError, KeyError, ValueError):
-        return 0
+        return bool(names) and all(
+            TokenFile(folder / name, part) for name in names for part in PARTS
+        )
+    except DataError:
+        return False
+
+
+def _named(folder: Path) -> list[str]:
+    """The sources of a folder."""
+    try:
+        return list(read_limits(folder))
+    except DataError:
+        return []
 
 
 def own_text(

@@ -67,6 +67,24 @@ def write_index(path: Path, header: Header, offsets: np.ndarray) -> None:
         stream.write(body)
 
 
+def read_index(folder: Path, name: str) -> tuple[Header, np.ndarray]:
+    """The header and the documents' offsets of a token file. Raises DataError if it is damaged."""
+    index = paths_of(folder, name)[1]
+    try:
+        with open_regular(index) as file:
+            first, body = file.read(FIRST_LINE), file.read()
+        if first != MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n":
+            raise ValueError("not the index that was written")
+        line, _, rest = body.partition(b"\n")
+        header = Header(**json.loads(line))
+        offsets = np.frombuffer(rest, dtype="<u8").astype(np.int64)
+        if len(offsets) != header.documents + 1 or offsets[-1] != header.tokens:
+            raise ValueError("its offsets do not end where its ids do")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{index} is damaged ({error}): {REMEDY.format(folder)}") from error
+    return header, offsets
+
+
 class TokenFile:
     """The ids of many documents, mapped.
 
@@ -76,7 +94,7 @@ class TokenFile:
     def __init__(self, folder: Path, name: str):
         self.path, self.index = paths_of(folder, name)
         self.remedy = REMEDY.format(folder)
-        self.header, self.offsets = self._read_index()
+        self.header, self.offsets = read_index(folder, name)
         self._dtype = np.dtype(self.header.dtype)
         self._size = self.header.tokens * self._dtype.itemsize
         try:
@@ -121,18 +139,3 @@ class TokenFile:
                 f"{self.path} has {found:,} bytes, {self.index.name} promises {self._size:,}: "
                 f"{self.remedy}"
             )
-
-    def _read_index(self) -> tuple[Header, np.ndarray]:
-        try:
-            with open_regular(self.index) as file:
-                first, body = file.read(FIRST_LINE), file.read()
-            if first != MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n":
-                raise ValueError("not the index that was written")
-            line, _, rest = body.partition(b"\n")
-            header = Header(**json.loads(line))
-            offsets = np.frombuffer(rest, dtype="<u8").astype(np.int64)
-            if len(offsets) != header.documents + 1 or offsets[-1] != header.tokens:
-                raise ValueError("its offsets do not end where its ids do")
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{self.index} is damaged ({error}): {self.remedy}") from error
-        return header, offsets

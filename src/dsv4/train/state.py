@@ -41,6 +41,7 @@ PARTS = {  # what these hold; of `history` more or less than that is another ver
     "ahead": ("feed", "experts", "until", "skipped"),
     "spikes": ("losses", "running"),
 }
+MOST_SAID = 6  # of settings that differ
 FOREIGN = "was written by another version of dsv4"
 REMEDY = "go on with that version, or train into another folder"
 
@@ -117,6 +118,8 @@ def check_same(file: Path, state: Mapping[str, Any], recipe: Recipe) -> dict[str
         *_changes(then.to_dict(), config.to_dict()),
         *_changes(_fixed(held), _fixed(recipe.to_dict())),
     ]
+    if len(changed) > MOST_SAID:
+        changed[MOST_SAID:] = [f"and {len(changed) - MOST_SAID} more"]
     if changed:
         raise TrainingError(
             f"{file} was made with another configuration or other settings: {', '.join(changed)}: "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
@@ -142,7 +143,8 @@ def _total(
     values: dict[str, list[Any]] = {}
     for part, _, value in items:
         values.setdefault(part, []).append(value)
-    scores = [float(totals[part](mine)) for part, mine in values.items()]
+    with warnings.catch_warnings(action="ignore"):  # of samples drawn that have one label alone
+        scores = [float(totals[part](mine)) for part, mine in values.items()]
     sizes = [len(mine) if weighted else 1 for mine in values.values()]
     return sum(score * size for score, size in zip(scores, sizes, strict=True)) / sum(sizes)
 

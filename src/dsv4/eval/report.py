@@ -54,6 +54,7 @@ class Row:
     steps: float | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     reading: str = ""
+    digits: int = 1  # decimals in tables
 
 
 def rows_of(
@@ -136,6 +137,7 @@ def _row(
         sum(steps) / len(steps) if steps else None,
         dict(sorted(left.items())),
         reading.name,
+        1 if reading.scale == 100 else 3,
     )
 
 
@@ -214,8 +216,8 @@ def table(rows: Sequence[Row], name: str) -> str:
 def _measured(row: Row, agents: bool) -> list[str]:
     """The cells of a row that was run, behind those of its name."""
     cells = [
-        f"no score: {row.note}" if row.score is None else f"{row.score:.1f}",
-        "-" if row.low is None else f"{row.low:.1f}–{row.high:.1f}",
+        f"no score: {row.note}" if row.score is None else f"{row.score:.{row.digits}f}",
+        "-" if row.low is None else f"{row.low:.{row.digits}f}–{row.high:.{row.digits}f}",
         "unknown" if row.chance is None else f"{row.chance:.1f}",
         f"{row.samples}{_left(row)}",
         *(f"{row.shares[kind]:.0%}" for kind in SHARES),

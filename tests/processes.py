@@ -11,7 +11,9 @@ import torch.multiprocessing as mp
 from dsv4.train.parallel.mesh import Mesh
 from dsv4.train.parallel.sizes import Sizes
 
-mp.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.checkpoint"])
+# imported once, not in each process; the first model on a mesh imports torch._dynamo
+PRELOAD = ["torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
+mp.set_forkserver_preload([*PRELOAD, "dsv4.train.pretrain", "dsv4.train.parallel.saved"])
 PATIENCE = datetime.timedelta(seconds=120)  # then a collective that hangs fails
 
 

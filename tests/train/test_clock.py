@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from dsv4.train.clock import Clock
 from dsv4.train.pretrain import Run
 from dsv4.train.step import Trainer
 
@@ -85,6 +86,13 @@ def test_a_run_ends_near_its_minutes(machine, pace, capsys):
     assert all(b <= a for a, b in pairwise(falling))
     assert falling[-1] < 0.2 * falling[0]  # the schedule comes to its end
     assert "are what fits into 10 minutes, not" in capsys.readouterr().out
+
+
+def test_a_slow_first_step_says_nothing_of_the_others():
+    clock = Clock(60, spent=33)
+    for seconds in (31, 1, 1):
+        clock.took(seconds, 10)
+    assert clock.factor(270, 0, 0) == 1  # 27 seconds are left for what takes as long
 
 
 def test_speed_that_comes_back_while_the_rate_falls_ends_it_early(machine):

@@ -32,6 +32,8 @@ class Clock:
         self.evaluation: float | None = None  # seconds of the last one
         self._told = 0.0
         self._steps: deque[tuple[float, float]] = deque()  # seconds, operations
+        self._count = 0  # of steps
+        self._sums = [0.0, 0.0]  # of those that are looked at: seconds, operations
 
     @property
     def spent(self) -> float:
@@ -40,10 +42,17 @@ class Clock:
 
     def took(self, seconds: float, work: float) -> None:
         """A step of so many operations was made."""
+        self._count += 1
+        if self._count == 2:
+            self._drop()  # the first is slow: memory and threads were new to it
         self._steps.append((seconds, work))
-        enough = RECENT * self.seconds
-        while sum(each for each, _ in self._steps) - self._steps[0][0] > enough:
-            self._steps.popleft()
+        self._sums = [self._sums[0] + seconds, self._sums[1] + work]
+        while self._sums[0] - self._steps[0][0] > RECENT * self.seconds:
+            self._drop()
+
+    def _drop(self) -> None:
+        seconds, work = self._steps.popleft()
+        self._sums = [self._sums[0] - seconds, self._sums[1] - work]
 
     def says(self) -> bool:
         """Whether a change is to be told of: not in each step, but in each tenth of the time."""
@@ -56,8 +65,8 @@ class Clock:
         """What to stretch the operations to go by, so that the end is in time; 1 where it is."""
         young = len(self._steps) < 2 or self.spent < EARLY * self.seconds
         if young and self.spent < self.seconds:
-            return 1.0  # the first step or two say little
-        pace = sum(each for each, _ in self._steps) / sum(done for _, done in self._steps)
+            return 1.0  # the first steps say little
+        pace = self._sums[0] / self._sums[1]
         one = pace * evaluation_work if self.evaluation is None else self.evaluation
         left = self.seconds - self.spent - evaluations * one
         late = pace * work - left

@@ -4,7 +4,8 @@ The held-out documents of TEXT (a folder of `dsv4 data build`) of at least `--le
 each read densely up to there. A query's recall is the share of its attention to compressed entries
 that lies on the `index_topk` which the indexer scores highest; "best" is the share on those that
 have the most, which no indexer can exceed. Queries that see no more entries than that are left out.
-The first line has new indexers in the first state's model.
+The first line has new indexers in the first state's model. Beside it: bits a byte of the same text
+where attention is dense and where the indexer chooses.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,14 +32,16 @@ OF = Found.of
 RESULT = Path(__file__).parent / "results/recall.json"
 
 
-def documents(text: Path, length: int) -> list[list[int]]:
-    """The beginnings, of `length` tokens, of held-out documents that are as long."""
+def documents(text: Path, length: int) -> list[tuple[list[int], float]]:
+    """The beginnings, of `length` tokens, of held-out documents that are as long, and the bytes of
+    a token of their source."""
     found = []
     for source in open_sources(text, "validation"):
-        ends = source.file.offsets.tolist()
-        for first, last in itertools.pairwise(ends):
+        header = source.file.header
+        for first, last in itertools.pairwise(source.file.offsets.tolist()):
             if last - first >= length:
-                found.append(source.file.read(first, first + length).tolist())
+                ids = source.file.read(first, first + length).tolist()
+                found.append((ids, header.nbytes / header.tokens))
     return found
 
 
@@ -48,13 +52,26 @@ def best(mass: Tensor, scores: Tensor, mask: Tensor | None, topk: int) -> Found:
 
 
 @torch.inference_mode()
-def recall(model: Transformer, rows: list[list[int]]) -> dict[str, Any]:
+def bits(model: Transformer, rows: list[tuple[list[int], float]], *, dense: bool) -> float:
+    """Bits a byte of the rows, after their first token."""
+    nats = nbytes = 0.0
+    for row, each in rows:
+        ids = torch.tensor([row])
+        streams = model.streams(ids, studies=model.new_studies(dense=dense))
+        logits = model.head(model.collapse(streams))[0, :-1]
+        nats += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        nbytes += each * (len(row) - 1)
+    return nats / math.log(2) / nbytes
+
+
+@torch.inference_mode()
+def recall(model: Transformer, rows: list[tuple[list[int], float]]) -> dict[str, Any]:
     """Mean over queries of each CSA layer and of all, and by how many entries a query sees."""
     config = model.config
     ratio = min(ratio for ratio in config.compress_ratios if ratio)
-    sees = (torch.arange(len(rows[0])) + 1) // ratio  # entries of each query
+    sees = (torch.arange(len(rows[0][0])) + 1) // ratio  # entries of each query
     by_layer: dict[int, list[torch.Tensor]] = {}
-    for row in rows:
+    for row, _ in rows:
         studies = model.new_studies(dense=True, index=True)
         model.streams(torch.tensor([row]), studies=studies)
         for number, study in enumerate(studies):
@@ -84,7 +101,8 @@ def main() -> None:
     every = max(1, len(held_out) // args.most)
     rows = held_out[::every][: args.most]
     print(f"{len(rows)} of {len(held_out)} documents of {args.length:,} tokens", flush=True)
-    found: dict[str, Any] = {"documents": len(rows), "length": args.length, "recall": {}}
+    found: dict[str, Any] = {"documents": len(rows), "length": args.length}
+    found |= {"recall": {}, "bits_per_byte": {}}
     for number, path in enumerate(args.states):
         state = load_state(path)
         config = Config.from_dict(state["config"])
@@ -100,8 +118,11 @@ def main() -> None:
         found["recall"][step] = recall(model, rows)
         with mock.patch.object(Found, "of", best):
             found["recall"][f"best at {step}"] = recall(model, rows)
+        both = {kind: bits(model, rows, dense=kind == "dense") for kind in ("dense", "sparse")}
+        found["bits_per_byte"][step] = both
         for name in (step, f"best at {step}"):
             print(name, found["recall"][name], flush=True)
+        print(both, flush=True)
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -88,7 +88,7 @@ def accept(constraint, *ids):
 def test_random_replies_are_read_by_the_strict_parser(constraints, mode, choice):
     grammar = reply_grammar(TOOLS, choice, mode)
     ended = 0
-    for seed in range(6):
+    for seed in range(8):
         ids = reply(constraints.compile(grammar), seed)
         if ids[-1] != EOS:
             continue

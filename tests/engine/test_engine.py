@@ -214,14 +214,15 @@ def test_policies_reuse_to_the_bit(make_engine, ask, nano, period):
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_drafts_change_nothing_but_the_speed(make_engine, ask, prompts, plain, threshold):
     engine = make_engine(draft=threshold)
+    told = 0
     for _ in range(2):  # the second time behind prefixes that the draft never saw
         greedy = [ask(engine, prompt) for prompt in prompts]
         drawn = [ask(engine, prompt, temperature=1, seed=7) for prompt in prompts]
         assert [without_end(heard.wait().ids) for heard in greedy] == plain[0]
         assert [without_end(heard.wait().ids) for heard in drawn] == plain[1]
+        told += sum(heard.end.usage.accepted for heard in (*greedy, *drawn))
     numbers = engine.statistics()
-    assert 0 < numbers["accepted_tokens"] < numbers["drafted_tokens"]
-    assert sum(heard.end.usage.accepted for heard in greedy) > 0
+    assert 0 < told <= numbers["accepted_tokens"] < numbers["drafted_tokens"]
 
 
 def test_doubtful_mtp_drafts_are_not_verified(make_engine, ask, prompts, plain):

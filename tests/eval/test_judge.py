@@ -336,7 +336,7 @@ def test_our_own_server_judges(exact, inside, outside, monkeypatch):
     monkeypatch.setattr(Judge, "agreement", lambda self, rubric: 0.0)  # the same path, 27 times
     row = {"rubric": "equivalence", "prompt": "Q", "target": "4", "text": "4"}
     row |= {"finish_reason": "stop", "grader": "judged"}
-    marks = [Judge(subject, 400).mark(row)["judged"] for subject in (inside, outside, outside)]
+    marks = [Judge(subject, 1500).mark(row)["judged"] for subject in (inside, outside, outside)]
     assert marks[0] | {"model": ""} == marks[1] | {"model": ""} and marks[1] == marks[2]
     assert marks[0]["constrained"]
     assert marks[0]["text"].lstrip().startswith("{") and '"reason"' in marks[0]["text"]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import dsv4
-from dsv4.engine.constraint import SPACE, Constraints, allowed_ids, mask_all, word_count
+from dsv4.engine.constraint import Constraints, allowed_ids, mask_all, word_count
+from dsv4.engine.indent import WIDEST
 from dsv4.engine.request import Job
 from dsv4.engine.sampler import Row, choose, choose_runs
 from dsv4.protocol import constants as c
@@ -226,9 +227,9 @@ def test_white_space_ends(constraints, kind):
         constraint = constraints.compile(tag(SPACED[kind]))
         assert accept(constraint, *TOKENIZER.encode(begun + text))
         count = 0
-        while count <= SPACE and any(accept(constraint, blank) for blank in blanks):
+        while count <= WIDEST and any(accept(constraint, blank) for blank in blanks):
             count += 1
-        assert 8 <= count <= SPACE and allowed(constraint)
+        assert 8 <= count <= WIDEST and allowed(constraint)
 
 
 @pytest.mark.parametrize("indent", [None, 1, 2, 4, "\t"])
@@ -241,6 +242,20 @@ def test_printed_json_may_be_pretty(constraints, indent):
         assert accept(constraint, *TOKENIZER.encode(text), EOS)
 
 
+@pytest.mark.parametrize("indent", [None, 2, 4])
+def test_json_of_a_schema_has_the_white_space_of_its_own_depth(constraints, indent):
+    point = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    listed = {"type": "array", "items": {"$ref": "#/$defs/p"}}
+    schema = {"type": "object", "properties": {"all": listed}, "$defs": {"p": point}}
+    form = tag({"type": "json_schema", "json_schema": schema})
+    text = json.dumps({"all": [{"x": 1}, {"x": 2}]}, indent=indent)
+    assert accept(constraints.compile(form), *TOKENIZER.encode(text), EOS)
+    constraint = constraints.compile(form)
+    assert accept(constraint, *TOKENIZER.encode("{"))
+    (blank,) = TOKENIZER.encode(" ")
+    assert accept(constraint, *[blank] * 14) and not accept(constraint, blank)
+
+
 def test_the_json_of_a_call_has_white_space_that_ends(constraints):
     tool = {"type": "object", "properties": {"v": {"type": "object"}}, "required": ["v"]}
     tools = [{"type": "function", "function": {"name": "f", "parameters": tool}}]
@@ -249,7 +264,7 @@ def test_the_json_of_a_call_has_white_space_that_ends(constraints):
     head += f'<{c.DSML}parameter name="v" string="false">{{"a": 1'
     assert accept(constraint, *TOKENIZER.encode(head, special=True))
     (blank,) = TOKENIZER.encode(" ")
-    assert accept(constraint, *[blank] * SPACE) and not accept(constraint, blank)
+    assert accept(constraint, *[blank] * WIDEST) and not accept(constraint, blank)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class Chat:
         controls = {tokenizer.control_text(i): str(i) for i in range(tokenizer.vocab_size)}
         bias = {i: -100 for name, i in controls.items() if name not in (None, EOS, END_THINK, DSML)}
         if self.think:
-            bias[controls[END_THINK]] = 12
+            bias[controls[END_THINK]] = -100 if "task" in self.messages[-1] else 8
         return self._ask(limit, {"seed": seed, "logit_bias": bias}, more)
 
     def keep(self, reply, result=""):

@@ -125,7 +125,7 @@ def test_after_a_restart_from_disk(nano, tokenizer, tmp_path):
             return [talk.ask(seed) for talk in talks]
 
     for turn in range(3):
-        fresh = [f"{type(talk)} after restarts, turn {turn}: {text(400, 60)}" for talk in talks]
+        fresh = [f"{type(talk)} after restarts, turn {turn}: {text(400, 90)}" for talk in talks]
         for talk, one in zip(talks, fresh, strict=True):
             talk.user(one)
         for talk, one, (_, read, reply) in zip(talks, fresh, ask(turn), strict=True):

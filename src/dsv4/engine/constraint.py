@@ -5,8 +5,8 @@ letters; nowhere else can one come, whatever strings, expressions or free text a
 the name that xgrammar knows control tokens by holds a byte that no UTF-8 has, which keeps them out
 of JSON and expressions, and a character that is excluded from free text.
 
-JSON may hold SPACE characters of white space in a row, where a grammar says nothing else: a weak
-model would write them for ever.
+JSON may hold no more white space in a row than printing it in lines needs (`indent`), where a
+grammar says nothing else.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsv4.engine.indent import most_blanks
 from dsv4.engine.patience import Patience
 from dsv4.engine.request import GrammarError
 from dsv4.ops.native import module as native_module
@@ -39,7 +40,6 @@ DEEPEST = 120  # brackets inside one another
 COMPILING = 10.0  # seconds that compiling may take
 FIRST, EACH = 2.0, 0.02  # seconds that matching may take: of a reply, and of each token more
 KEPT = 256 << 20  # bytes of compiled grammars
-SPACE = 128  # a line's end and 31 levels of four spaces
 PAUSE = 0.05  # seconds after which the other grammars of a step are asked in a call of their own
 LEFT = 4  # compilations and matches that were given up and go on
 
@@ -366,7 +366,7 @@ def _format(form: Any, tokenizer: Tokenizer) -> Any:
         return {**form, "excludes": [*form.get("excludes", ()), _MARK]}
     out = dict(form)
     if kind == "json_schema" and form.get("style", "json") == "json":
-        out.setdefault("max_whitespace_cnt", SPACE)
+        out.setdefault("max_whitespace_cnt", most_blanks(form.get("json_schema")))
     if "content" in out:
         out["content"] = _format(out["content"], tokenizer)
     for inner in ("elements", "tags"):

@@ -38,7 +38,7 @@ def test_it_learns_and_reports(run):
     found = rows(one)
     assert len(found) == 20 and found[-1]["validation_loss"] < before - 0.4
     assert found[-1]["mtp_loss"] < found[0]["mtp_loss"]
-    assert found[-1]["index_kl"] > 0 and 0 < found[-1]["index_recall"] <= 1
+    assert found[-1]["index_kl"] > 0 and "index_recall" not in found[-1]  # of its own choice: 1
     assert found[-1]["balance"] > 0 and found[-1]["expert_load"] >= 1
     assert all(row["mfu"] > 0 and row["memory"] > 1 << 26 for row in found)
     assert found[-1]["seconds_left"] == 0 and found[-1]["tokens"] == 20 * 128
@@ -103,7 +103,7 @@ def test_micro_batches_make_the_gradient_of_the_whole_batch(run):
         for name in whole:
             scale = whole[name].abs().max()
             assert (pieces[name] - whole[name]).abs().max() < 2e-5 * scale + 1e-8, name
-        for term in ("loss", "mtp_loss", "balance", "index_kl", "index_recall", "norm"):
+        for term in ("loss", "mtp_loss", "balance", "index_kl", "norm"):
             assert other[term] == pytest.approx(row[term], rel=1e-4)
 
 

@@ -86,7 +86,7 @@ class Losses:
     mtp: Tensor | None
     balance: Tensor
     index: Tensor | None  # Σ over CSA layers of the mean KL of the queries that see an entry
-    recall: Tensor | None  # of those queries: their attention on the indexer's best entries
+    recall: Tensor | None  # of those queries: their dense attention on the indexer's best entries
     loads: Tensor  # [gates, E]: tokens that each learned router gave each expert
 
     def over_all(self, whole: Whole) -> Losses:
@@ -130,6 +130,7 @@ def losses(
         mtp = linear_cross_entropy(guess, weight, batch.mtp_targets.flatten(), whole, low=low)
     real = real_tokens(batch)
     kl, recall = _index(studies, real, whole)
+    recall = recall if dense else None  # of what the indexer chose itself it is 1
     learned = [study for gate, study in routers(model, studies) if not gate.hashed]
     balance = balance_loss(learned, real, whole, alpha)
     return Losses(next_token, mtp, balance, kl, recall, loads(learned, real))

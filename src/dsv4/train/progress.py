@@ -42,7 +42,8 @@ def line(row: Mapping[str, Any], tokens: int) -> str:
     parts = [f"step {row['step']}  {_short(row['tokens'])}/{_short(tokens)} tokens"]
     parts.append(f"loss {row['loss']:.3f}")
     if "index_kl" in row:
-        parts.append(f"index KL {row['index_kl']:.3f} recall {row['index_recall']:.2f}")
+        recall = f" recall {row['index_recall']:.2f}" if "index_recall" in row else ""
+        parts.append(f"index KL {row['index_kl']:.3f}{recall}")
     parts.append(f"lr {row['lr']:.1e}  {row['tokens_per_s']:,.0f} tokens/s (MFU {row['mfu']:.0%})")
     if "expert_load" in row:
         parts.append(f"load {row['expert_load']:.1f}×")

@@ -85,7 +85,7 @@ def test_a_run_ends_near_its_minutes(machine, pace, capsys):
     falling = [rate for rate in one.rates if rate][9:]
     assert all(b <= a for a, b in pairwise(falling))
     assert falling[-1] < 0.2 * falling[0]  # the schedule comes to its end
-    assert "are what fits into 10 minutes, not" in capsys.readouterr().out
+    assert "are what fits into 10 min, not" in capsys.readouterr().out
 
 
 def test_a_slow_first_step_says_nothing_of_the_others():

@@ -237,7 +237,7 @@ class Run:
         if clock.says():
             self.progress.note(
                 f"step {self.step}: {changed.tokens:,} tokens are what fits into "
-                f"{self.recipe.minutes:g} minutes, not {plan.tokens:,}"
+                f"{self.recipe.minutes:g} min, not {plan.tokens:,}"
             )
 
     def _planned(self, plan: Plan) -> None:

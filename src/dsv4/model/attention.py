@@ -178,10 +178,16 @@ class Attention(nn.Module):
             if self.indexer is not None and chooser is not None:
                 dense = study is not None and study.dense
                 picks = not dense and entries.shape[1] > self.indexer.topk
-                if picks or learns:
-                    choices = [self._choice(chooser, span, b, picks) for b in span.query_blocks]
-                if picks:
-                    picked = _joined([choice.picked for choice in choices])
+                if picks:  # made first: what is kept between blocks would leave holes between
+                    shape = (*q.shape[:2], self.indexer.topk)
+                    picked = torch.full(shape, -1, dtype=torch.int32, device=q.device)
+                for block in span.query_blocks if picks or learns else ():
+                    choice = self._choice(chooser, span, block, picks)
+                    if picked is not None:
+                        width = choice.picked.shape[2]
+                        picked[:, block.first : block.last, :width] = choice.picked
+                    if learns:
+                        choices.append(choice)
         asked = window, span.window_range(), entries, visible, picked, self.attn_sink
         attended, mass = attend_ranges(q, *asked, with_mass=learns)
         if learns and study is not None:
@@ -262,13 +268,6 @@ def frequencies(config: Config, layer: int) -> Tensor:
         return rotary.frequencies(config.qk_rope_head_dim, config.rope_theta, None)
     theta, yarn = config.compress_rope_theta, config.rope_scaling
     return rotary.frequencies(config.qk_rope_head_dim, theta, yarn)
-
-
-def _joined(picked: list[Tensor]) -> Tensor:
-    """The picks of all blocks: each [b, queries, kept] → int32 [b, n, most], −1 beyond."""
-    most = max(each.shape[2] for each in picked)
-    wide = [F.pad(each, (0, most - each.shape[2]), value=-1) for each in picked]
-    return torch.cat(wide, dim=1).int()
 
 
 def _gather(entries: Tensor, chosen: Tensor) -> Tensor:

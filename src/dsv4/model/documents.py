@@ -98,7 +98,8 @@ class DocumentSpan(Span):
         ranges = self._entries_of(ratio).ranges
         return slice(ranges[block.first][0], ranges[block.last - 1][1])
 
-    def _entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
+    def entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
+        """Those of them that each query sees: bool [b, queries, entries]."""
         found, seen = self._entries_of(ratio), self.visible(ratio, block)
         entry = torch.arange(seen.start, seen.stop, device=self.device)
         low, high = (bound[:, block.first : block.last, None] for bound in (found.low, found.high))

@@ -121,10 +121,8 @@ class Span:
         return slice(0, min((max(self.starts) + block.last) // ratio, self.total(ratio)))
 
     def entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
-        """Entry i is seen from position t if i < (t + 1) // ratio: [b or 1, queries, entries]."""
-        return self.once(("mask", ratio, block.first), lambda: self._entries_mask(ratio, block))
-
-    def _entries_mask(self, ratio: int, block: QueryBlock) -> Tensor | None:
+        """Entry i is seen from position t if i < (t + 1) // ratio: [b or 1, queries, entries]. Made
+        anew each time: of all blocks they are the square of a prompt."""
         visible = self.visible(ratio, block).stop
         if self.uniform and (self.starts[0] + block.first + 1) // ratio == visible:
             return None

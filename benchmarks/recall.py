@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("text", type=Path)
     parser.add_argument("states", type=Path, nargs="+")
-    parser.add_argument("--length", type=int, default=4096)
+    parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--most", type=int, default=24, help="documents")
     args = parser.parse_args()
     held_out = documents(args.text, args.length)
